@@ -1,0 +1,52 @@
+"""Files that appear whole or not at all: written aside in the same folder, flushed to disk, then renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from solfa.errors import UserError
+
+ASIDE = ".writing-"  # names that start so are leftovers of a killed run
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Create a folder with its parents; -> those that did not exist, innermost first.
+
+    Raises: UserError when a file is in the way or the place cannot be written.
+    """
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder} cannot be a folder: a file is in the way") from None
+    except OSError as e:
+        raise UserError(f"folder {folder} cannot be made: {e.strerror}") from None
+    return new
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a name beside `path` to write to; renames it to `path` at the end, removes it after an error."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file")
+    make_folder(path.parent)
+    aside = path.parent / f"{ASIDE}{os.getpid()}-{path.name}"
+    try:
+        yield aside
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as e:
+        raise UserError(f"{path} cannot be written: {e.strerror or e}") from e
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """`path` holds exactly `data` afterwards, or is untouched.
+
+    Raises: UserError when it cannot be written (read-only folder, full disk).
+    """
+    with replacing(path) as aside:
+        aside.write_bytes(data)

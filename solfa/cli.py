@@ -7,10 +7,11 @@ into help.  What a user can mend ends in one sentence on stderr and exit code 2;
 import difflib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module, metadata
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 from solfa.errors import UserError
 
@@ -121,17 +122,26 @@ def invoke(name: str, arguments: list[str]) -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except usage_error as e:
-        return complain(f"{str(e).rstrip('.')}; see solfa {name} --help")
+        return complain(f"{cast(Any, e).format_message().rstrip('.')}; see solfa {name} --help")
     return result if isinstance(result, int) else 0
 
 
 def extra_of(module: str) -> str | None:
-    """The first extra of solfa whose requirements include the distribution that this module is named after."""
+    """The first extra of solfa that installs the distribution which this module is named after."""
     wanted = module.partition(".")[0].replace("_", "-").lower()
+    for extra, distributions in extras().items():
+        if wanted in distributions:
+            return extra
+    return None
+
+
+def extras() -> dict[str, list[str]]:
+    """Distributions by extra, from the installed metadata; an extra made of other extras is left out."""
+    found: dict[str, list[str]] = {}
     for requirement in metadata.requires("solfa") or []:
         text, _, marker = requirement.partition(";")
-        if "extra ==" in marker and text.strip().lower().startswith(wanted):
-            rest = text.strip()[len(wanted) :]
-            if not rest or not (rest[0].isalnum() or rest[0] in "-_"):
-                return marker.partition("extra ==")[2].strip(" \"'")
-    return None
+        name = re.match(r"[\w.-]+", text)
+        extra = re.search(r"extra == [\"']([\w-]+)[\"']", marker)
+        if name and extra and name[0] != "solfa":
+            found.setdefault(extra[1], []).append(name[0].lower().replace("_", "-"))
+    return found

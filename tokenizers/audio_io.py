@@ -4,7 +4,10 @@ Reading goes block by block, so that eight channels at 192 kHz never stand in me
 """
 
 import io
+import itertools
+import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,13 +175,17 @@ def _open_av(path: Path) -> tuple[int, Iterator[Samples]]:
 
 def _blocks_av(path: Path, container: "av.container.InputContainer", rate: int) -> Iterator[Samples]:
     with container:
+        stream = container.streams.audio[0]
+        left = sys.maxsize
+        if "mp4" in container.format.name and stream.duration and stream.time_base == Fraction(1, rate):
+            left = stream.duration  # AAC fills its last frame up; FFmpeg leaves that padding in
         planar = av.AudioResampler(format="fltp", rate=rate)  # one sample format; channels stay, we mix them
         try:
-            for frame in container.decode(audio=0):
+            for frame in itertools.chain(container.decode(stream), [None]):  # None: flush
                 for part in planar.resample(frame):
-                    yield part.to_ndarray().mean(axis=0, dtype=np.float32)
-            for part in planar.resample(None):
-                yield part.to_ndarray().mean(axis=0, dtype=np.float32)
+                    block = part.to_ndarray().mean(axis=0, dtype=np.float32)[:left]
+                    left -= len(block)
+                    yield block
         except (av.FFmpegError, OSError):
             raise UserError(f"{path} is damaged: its audio cannot be decoded") from None
 

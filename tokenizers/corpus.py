@@ -141,6 +141,7 @@ def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def safe_id(name: str) -> str:
-    """An id that is a relative path inside any folder: no leading slash, no `..`, never empty."""
+    """An id that is a relative path inside any folder: no leading slash, no `..`, never empty; valid Unicode."""
+    name = name.encode("utf-8", "replace").decode()
     parts = [part for part in PurePosixPath(name.replace("\\", "/").replace("\0", "")).parts if part not in ("/", "//", "..")]
     return "/".join(parts) or "clip"

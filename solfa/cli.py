@@ -123,6 +123,8 @@ def invoke(name: str, arguments: list[str]) -> int:
         raise KeyboardInterrupt from None
     except usage_error as e:
         return complain(f"{cast(Any, e).format_message().rstrip('.')}; see solfa {name} --help")
+    if result == 130:  # how some versions of typer report an interrupt, others raise Abort
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

@@ -44,14 +44,14 @@ class Corpus:
 
 
 def read_corpus(source: str | Path, exclude: Path | None = None) -> Corpus:
-    """The clips that `source` names; files under the folder `exclude` (the output) are left out of a folder or glob.
+    """The clips that `source` names; a folder or glob leaves out what lies in its subfolder `exclude` (the output).
 
     Raises: UserError for a source that does not exist, holds no audio, or a manifest that cannot be understood.
     """
     path = Path(source).expanduser()
     if path.is_file():
         return _manifest(path) if path.suffix.lower() in MANIFESTS else _files(path.parent, [path])
-    if path.is_dir():
+    if source != "" and path.is_dir():
         root = path
         found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     elif glob.has_magic(str(path)):
@@ -60,9 +60,8 @@ def read_corpus(source: str | Path, exclude: Path | None = None) -> Corpus:
     else:
         raise UserError(f"corpus {str(source)!r} does not exist: give a folder, an audio file, a glob, or a .csv or .jsonl manifest")
     files = [p for p in found if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".")]
-    if exclude is not None:
-        inside = exclude.resolve()
-        files = [p for p in files if not p.resolve().is_relative_to(inside)]
+    if exclude is not None and not root.resolve().is_relative_to(output := exclude.resolve()):
+        files = [p for p in files if not p.resolve().is_relative_to(output)]
     if not files:
         raise UserError(f"no audio files under {str(source)!r}")
     return _files(root, sorted(files))

@@ -54,6 +54,8 @@ def plan_audio(
     codec: AudioTokenizer, source: str, output: Path, books: int | None, overwrite: bool, batch_seconds: float, workers: int
 ) -> Plan:
     """The clips of a corpus, tokenized in memory.  An `output` that is named as an audio file takes a single clip."""
+    if Path(source).is_dir() and output.resolve() == Path(source).resolve():
+        raise UserError(f"{output} is the source itself: give another output folder")
     corpus = read_corpus(source, exclude=output)
     single = output.suffix.lower() in AUDIO_SUFFIXES and not output.is_dir()
     if single and len(corpus) != 1:

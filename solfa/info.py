@@ -1,0 +1,78 @@
+"""`solfa info`: versions, device, bundled checkpoints and optional parts, on one page."""
+
+import os
+import platform
+from importlib import metadata
+
+import torch
+
+import solfa
+from solfa import checkpoints
+from solfa.cli import extras
+from solfa.errors import UserError
+
+LIBRARIES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "av", "pyarrow", "tokenizers")
+
+
+def info() -> None:
+    """Show versions, device, bundled checkpoints and which optional parts are installed."""
+    lines = [
+        ("solfa", f"{solfa.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"),
+        ("libraries", ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)),
+        ("device", device_line()),
+        *(("checkpoint", checkpoint_line(name)) for name in checkpoints.bundled() or ["none bundled"]),
+        *codec_lines(),
+        *(("extra", extra_line(extra, distributions)) for extra, distributions in extras().items()),
+    ]
+    shown = ""
+    for label, text in lines:
+        print(f"{label if label != shown else '':<12}{text}")
+        shown = label
+
+
+def device_line() -> str:
+    cpu = f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
+    if not torch.cuda.is_available():
+        return cpu
+    gpu = torch.cuda.get_device_properties(0)
+    return f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB (CUDA {torch.version.cuda}); {cpu}"
+
+
+def checkpoint_line(name: str) -> str:
+    """`codec-24khz  14.1 MiB, fingerprint 0123456789abcdef`, or what is wrong with it."""
+    folder = checkpoints.BUNDLED / name
+    if not (folder / "model.safetensors").is_file():
+        return name if name == "none bundled" else f"{name}  damaged: it has no model.safetensors"
+    size = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+    return f"{name}  {size / 2**20:.1f} MiB, fingerprint {checkpoints.fingerprint(folder)}"
+
+
+def codec_lines() -> list[tuple[str, str]]:
+    """The default codec's rates; nothing when there is none."""
+    from solfa.tokenizers.audio.model import AudioTokenizer
+
+    try:
+        codec = AudioTokenizer.from_pretrained()
+    except UserError as e:
+        return [("codec", str(e))]
+    steps = sorted({1, 2, 4, 8, codec.books // 2, codec.books})
+    rates = ", ".join(f"{n} books {codec.bitrate(n) / 1000:g}" for n in steps if n <= codec.books)
+    return [
+        ("codec", f"{codec.name}: {codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, {codec.books} books of {codec.codebook_size}"),
+        ("codec", f"kbps: {rates}"),
+    ]
+
+
+def extra_line(extra: str, distributions: list[str]) -> str:
+    """`train  installed`, or which distributions are missing and how to get them."""
+    missing = [name for name in distributions if not _installed(name)]
+    state = f'without {", ".join(missing)}: pip install "solfa[{extra}]"' if missing else "installed"
+    return f"{extra:<6}{state}"
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -25,28 +25,40 @@ def make_folder(folder: Path) -> list[Path]:
     return new
 
 
+def remove_folders(folders: list[Path]) -> None:
+    """Remove those that are empty, in the order that `make_folder` gave."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a name beside `path` to write to; renames it to `path` at the end, removes it after an error."""
+    """Yields a name beside `path` to write to, and renames it to `path` at the end.
+
+    After an error `path` is untouched, and neither that file nor a folder that was made for it stays.
+    Raises: UserError when it cannot be written (read-only folder, full disk).
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file")
-    make_folder(path.parent)
+    made = make_folder(path.parent)
     aside = path.parent / f"{ASIDE}{os.getpid()}-{path.name}"
     try:
         yield aside
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError as e:
-        raise UserError(f"{path} cannot be written: {e.strerror or e}") from e
-    finally:
+    except BaseException as e:
         aside.unlink(missing_ok=True)
+        remove_folders(made)
+        if isinstance(e, OSError):
+            raise UserError(f"{path} cannot be written: {e.strerror or e}") from e
+        raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """`path` holds exactly `data` afterwards, or is untouched.
-
-    Raises: UserError when it cannot be written (read-only folder, full disk).
-    """
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """`path` holds exactly `data` afterwards, or is untouched; errors as in `replacing`."""
     with replacing(path) as aside:
         aside.write_bytes(data)

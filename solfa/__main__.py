@@ -1,0 +1,3 @@
+from solfa.cli import main
+
+main()

@@ -40,8 +40,40 @@ VOICES = [
 FLAT = {"speech", "narration"}  # nouns that take no article
 LIKE = ["like {}", "as {}", "{}", "in the style of {}", "sound like {}", "speak like {}", "talk like {}", "imitate {}", "you are {}",
         "read it like {}", "as {} would say it", "in the manner of {}", "pretend to be {}", "the voice of {}", "similar to {}", "be {}"]  # fmt: skip
-AS_IF = ["{}", "as if {}", "someone {}", "like someone {}", "speak as if {}", "a person {}", "as though {}", "a speaker {}", "like a person {}"]
-PLEAS = ["{}, please", "please {}", "can you {}?", "could you {}", "I want you to {}", "try to {}", "{}!", "you should {}", "now {}"]
+AS_IF = [
+    "{}",
+    "as if {}",
+    "someone {}",
+    "like someone {}",
+    "speak as if {}",
+    "a person {}",
+    "as though {}",
+    "a speaker {}",
+    "like a person {}",
+]
+PLEAS = [
+    "{}, please",
+    "please {}",
+    "can you {}?",
+    "could you {}",
+    "I want you to {}",
+    "try to {}",
+    "{}!",
+    "you should {}",
+    "now {}",
+]
+WHO = {
+    ("adult", "male"): ["man", "male speaker", "male voice", "adult man"],
+    ("adult", "female"): ["woman", "female speaker", "female voice", "adult woman"],
+    ("adult", "any"): ["adult", "speaker", "grown-up", "person"],
+    ("old", "male"): ["old man", "elderly man", "aged man"],
+    ("old", "female"): ["old woman", "elderly woman", "aged woman"],
+    ("old", "any"): ["old person", "elderly person", "elderly speaker"],
+    ("child", "male"): ["boy", "young boy", "little boy", "male child"],
+    ("child", "female"): ["girl", "young girl", "little girl", "female child"],
+    ("child", "any"): ["child", "young child", "kid", "child's voice"],
+}
+NOTABLE = 0.4  # scores nearer to 0 than this are ordinary
 HE = {-1.0: ("he", "his", "him"), 1.0: ("she", "her", "her")}
 
 
@@ -63,6 +95,8 @@ class Lexicon:
     people: list[tuple[str, Values]]
     contexts: list[str]
     neutral: list[str]
+    measured: dict[str, dict[str, dict[str, list[str]]]]
+    """Attribute -> rounded score -> form -> words."""
 
     def phrases(self) -> Iterator[str]:
         """Every string that a description may contain."""
@@ -70,6 +104,8 @@ class Lexicon:
             yield from (phrase.text for group in groups for phrase in group)
         yield from (text for text, _ in self.people)
         yield from self.contexts + self.neutral
+        for levels in self.measured.values():
+            yield from (word for forms in levels.values() for words in forms.values() for word in words)
 
 
 def _values(text: str) -> Values:
@@ -87,16 +123,20 @@ def lexicon() -> Lexicon:
     for name, levels in raw["words"].items():
         for level, forms in levels.items():
             values, plain = ((name, float(level)),), abs(float(level)) == 1
-            groups.setdefault(name, []).append([Phrase(t, form, values, plain) for form, texts in forms.items() for t in texts])
+            groups.setdefault(name, []).append(
+                [Phrase(t, form, values, plain) for form, texts in forms.items() for t in texts]
+            )
     for kind in ("mixed", "emotions"):
         for spec, forms in raw[kind].items():
             values = tuple(_values(spec).items())
-            groups.setdefault(kind, []).append([Phrase(t, form, values, False) for form, texts in forms.items() for t in texts])
+            groups.setdefault(kind, []).append(
+                [Phrase(t, form, values, False) for form, texts in forms.items() for t in texts]
+            )
     for kind, form in (("personas", "like"), ("comparatives", "comp")):
         for spec, texts in raw[kind].items():
             groups.setdefault(kind, []).append([Phrase(t, form, tuple(_values(spec).items()), False) for t in texts])
     people = [(text, _values(spec)) for spec, texts in raw["people"].items() for text in texts]
-    return Lexicon(groups, people, raw["contexts"], raw["neutral"])
+    return Lexicon(groups, people, raw["contexts"], raw["neutral"], raw["measured"])
 
 
 def a(noun: str) -> str:
@@ -114,35 +154,22 @@ def _list(words: list[str], rng: random.Random) -> str:
 
 
 def _word(name: str, z: float, form: str, rng: random.Random) -> str:
-    """An adjective or adverb for one attribute at this strength; "" where it is too ordinary to mention."""
-    if abs(z) < 0.4:
-        return ""
-    if name == "breathiness":
-        if z < 0.4:
-            return ""
-        wanted = "breathiness 2" if z > 1.7 else "breathiness 1.2"
-        groups = [g for g in lexicon().groups["mixed"] if g[0].values[0] == tuple(_values(wanted).items())[0]]
-    else:
-        level = (1.0 if z > 0 else -1.0) * (2 if abs(z) > 1.9 else 1)
-        groups = [g for g in lexicon().groups[name] if g[0].values[0][1] == level]
-        groups = groups or [g for g in lexicon().groups[name] if g[0].values[0][1] == level / 2]
-    word = rng.choice([p.text for p in groups[0] if p.form == form])
-    if abs(z) < 0.8 and not word.startswith(("in ", "at ", "with", "on ")):
-        return rng.choice(["slightly ", "a little ", "a bit ", "somewhat "]) + word
-    if 1.4 < abs(z) <= 1.9 and " " not in word:
-        return rng.choice(["very ", "really ", "quite "]) + word
-    return word
+    """An adjective or adverb for one attribute at this score."""
+    level = round(max(-2.0, min(2.0, z)))
+    if level == 0 and abs(z) >= NOTABLE:
+        word = str(rng.choice(lexicon().measured[name]["1" if z > 0 else "-1"][form]))
+        softer = "" if " " in word else rng.choice(["slightly ", "a little ", "a bit ", "somewhat "])
+        return softer + word
+    return str(rng.choice(lexicon().measured[name][str(level)][form]))
 
 
 def _someone(gender: float | None, age: float | None, rng: random.Random) -> str:
-    """A noun phrase without article for who speaks."""
-    known = {"gender": gender or 0.0, "age": age or 0.0}
-    fits = [
-        text
-        for text, values in lexicon().people
-        if all(abs(values.get(k, 0.0) - v) < 0.35 for k, v in known.items()) and "voice" not in text
-    ]
-    return rng.choice(fits or ["speaker"])
+    """A noun phrase without article for who speaks; None: unknown."""
+    if gender is None and age is None:
+        return rng.choice(["speaker", "voice", "person"])
+    ages = "child" if age is not None and age < -0.5 else "old" if age is not None and age > 0.5 else "adult"
+    genders = "any" if gender is None or abs(gender) < 0.3 else "female" if gender > 0 else "male"
+    return rng.choice(WHO[ages, genders])
 
 
 def describe(
@@ -159,44 +186,42 @@ def describe(
     missing); gender -1 male .. +1 female, age -1 child .. +1 old (None: unknown); label: an emotion's adjective or None.
     level 1 names one thing ("a slow voice"), 2 the most striking few in a sentence, 3 everything in two sentences.
     """
-    striking = sorted((n for n in MEASURED if abs(attributes.get(n, 0.0)) >= 0.4), key=lambda n: -abs(attributes[n]))
-    striking = [n for n in striking if _word(n, attributes[n], "adj", rng)]
-    who = _someone(gender, age, rng) if gender is not None or age is not None else rng.choice(["speaker", "voice", "person"])
-    spoken = gender is not None or age is not None
+    striking = sorted(
+        (n for n in MEASURED if abs(attributes.get(n, 0.0)) >= NOTABLE), key=lambda n: -abs(attributes[n])
+    )
+    who = _someone(gender, age, rng)
+    someone = f"{label} {who}" if label else who
 
     def words(names: list[str], form: str) -> str:
         return _list([_word(n, attributes[n], form, rng) for n in names], rng)
 
     if level == 1:
         if label and rng.random() < 0.5:
-            return rng.choice([a(f"{label} voice"), f"sounding {label}", label, a(f"{label} {who}")])
-        if spoken and (not striking or rng.random() < 0.3):
-            return rng.choice([a(who), f"the voice of {a(who)}", who])
-        if not striking:
-            return rng.choice(lexicon().neutral)
+            return rng.choice([a(f"{label} voice"), f"sounding {label}", label, a(someone)])
+        if not striking or rng.random() < 0.2:
+            return rng.choice([a(who), who, a(f"{who} speaking normally") if not striking else a(who)])
         name = rng.choice(striking[:2])
-        return rng.choice([a(words([name], "adj") + " voice"), "speaking " + words([name], "adv"), words([name], "adj")])
+        return rng.choice(
+            [f"{a(words([name], 'adj'))} voice", f"speaking {words([name], 'adv')}", words([name], "adj")]
+        )
     if level == 2:
         names = striking[: rng.randint(1, 3)]
         rng.shuffle(names)
-        mood = f"{label} " if label and rng.random() < 0.7 else ""
         if not names:
-            return a(f"{mood}{who}") + rng.choice(["", " speaking normally", " with an ordinary voice"])
-        return rng.choice(
-            [
-                lambda: f"{a(mood + who)} speaking {words(names, 'adv')}",
-                lambda: f"{a(mood + who)}, {words(names, 'adj')}",
-                lambda: f"{a(mood + who)} with {a(words(names, 'adj'))} voice",
-                lambda: f"{a(words(names, 'adj'))} voice" + (f" of {a(mood + who)}" if mood or spoken else ""),
-            ]
-        )()
-    half = (len(striking) + 1) // 2
-    first, second = striking[:half], striking[half:]
-    he = rng.choice(HE[1.0 if gender > 0 else -1.0][:1]) if gender is not None else "the speaker"
-    opening = a(f"{label} {who}" if label else who)
-    opening += " " + (rng.choice(["with a {} voice", "whose voice is {}", "who sounds {}"]).format(words(first, "adj")) if first else "with an ordinary voice")
-    opening = opening.replace("with a e", "with an e").replace("with a i", "with an i").replace("with a u", "with an u")
-    closing = f"{he} speaks {words(second, 'adv')}" if second else f"{he} speaks at a normal pace" if "rate" not in first else f"{he} speaks naturally"
+            return a(someone) + rng.choice(["", " speaking normally", " with an ordinary voice"])
+        shape = rng.choice(
+            ["{} speaking {adv}", "{}, {adj}", "{} with {a_adj} voice", "{} who speaks {adv}", "{} sounding {adj}"]
+        )
+        adj = words(names, "adj")
+        return shape.format(a(someone), adv=words(names, "adv"), adj=adj, a_adj=a(adj))
+    first, second = striking[: (len(striking) + 1) // 2], striking[(len(striking) + 1) // 2 :]
+    first_words = words(first, "adj") if first else "ordinary"
+    opening = f"{a(someone)} " + rng.choice(
+        [f"with {a(first_words)} voice", f"whose voice is {first_words}", f"who sounds {first_words}"]
+    )
+    ordinary = rng.choice([n for n in ("rate", "pitch", "loudness") if n not in first] or ["pauses"])
+    he = HE[1.0 if gender > 0 else -1.0][0] if gender else "the speaker"
+    closing = f"{he} speaks {words(second, 'adv') if second else _word(ordinary, 0.0, 'adv', rng)}"
     return f"{opening[0].upper()}{opening[1:]}. {closing[0].upper()}{closing[1:]}."
 
 
@@ -232,16 +257,25 @@ class _Writer:
             kind = rng.choices(["word", "mixed", "emotions"], [5, 2, 2.5])[0]
             if kind == "word":
                 names = [n for n in groups if n in ATTRIBUTES and n not in self.explicit]
-                kind = rng.choices(names, [1 if n in ("rate", "pitch", "loudness", "pitch_range") else 0.4 for n in names])[0]
+                kind = rng.choices(
+                    names, [1 if n in ("rate", "pitch", "loudness", "pitch_range") else 0.4 for n in names]
+                )[0]
             levels = groups[kind]
-            weights = [0.15 if g[0].values[0][1] == 0 else 0.35 if abs(g[0].values[0][1]) == 2 and kind in ATTRIBUTES else 1.0 for g in levels]
+            weights = [
+                0.15 if g[0].values[0][1] == 0 else 0.35 if abs(g[0].values[0][1]) == 2 and kind in ATTRIBUTES else 1.0
+                for g in levels
+            ]
             group = rng.choices(levels, weights)[0]
             fits = [p for p in group if p.form in forms]
             if fits and not (kind not in ATTRIBUTES and self.implied):
                 break
         phrase = rng.choice(fits)
         text, factor = phrase.text, 1.0
-        gradable = " " not in text and phrase.form in ("adj", "adv") and (phrase.plain or kind == "emotions" or kind == "mixed")
+        gradable = (
+            " " not in text
+            and phrase.form in ("adj", "adv")
+            and (phrase.plain or kind == "emotions" or kind == "mixed")
+        )
         if gradable and rng.random() < 0.35:
             how, factor = rng.choice(INTENSIFIERS)
             text = f"{how} {text}"
@@ -278,7 +312,9 @@ class _Writer:
         return text + (" " + rng.choice(lexicon().contexts) if rng.random() < 0.15 else "")
 
     def many(self, form: str, most: int = 3) -> str:
-        return _list([self.pick(form) for _ in range(self.rng.choices(range(1, most + 1), [4, 3, 1][:most])[0])], self.rng)
+        return _list(
+            [self.pick(form) for _ in range(self.rng.choices(range(1, most + 1), [4, 3, 1][:most])[0])], self.rng
+        )
 
     def voice(self) -> str:
         adjectives, noun = self.many("adj"), self.rng.choice(VOICES)
@@ -290,7 +326,9 @@ class _Writer:
         return f"{self.rng.choice(VERBS)} {self.many('adv')}"
 
     def fragment(self) -> str:
-        return self.rng.choice([lambda: self.many("adj"), lambda: self.many("adv"), lambda: self.pick("ger"), lambda: self.pick("imp")])()
+        return self.rng.choice(
+            [lambda: self.many("adj"), lambda: self.many("adv"), lambda: self.pick("ger"), lambda: self.pick("imp")]
+        )()
 
     def order(self) -> str:
         rng = self.rng
@@ -331,7 +369,9 @@ class _Writer:
         rng = self.rng
         who = self.person(adjectives=False)
         first = rng.choice([f"{who} reads a text", f"the speaker is {who}", who, f"this is {who}", f"we hear {who}"])
-        second = rng.choice(["the voice is ", "the speaker sounds ", "the tone is ", "the delivery is ", "the recording is "]) + self.many("adj")
+        second = rng.choice(
+            ["the voice is ", "the speaker sounds ", "the tone is ", "the delivery is ", "the recording is "]
+        ) + self.many("adj")
         third = rng.choice(["", ". the speaker talks " + self.pick("adv")])
         return f"{first}. {second}{third}"
 
@@ -355,9 +395,35 @@ class _Writer:
     def comparative(self) -> str:
         rng = self.rng
         text = self.special("comparatives")
-        how, factor = rng.choice([("", 1.0), ("", 1.0), ("a bit ", 0.5), ("a little ", 0.5), ("slightly ", 0.5), ("much ", 1.6), ("even ", 1.2), ("far ", 1.6), ("a lot ", 1.5)])
+        how, factor = rng.choice(
+            [
+                ("", 1.0),
+                ("", 1.0),
+                ("a bit ", 0.5),
+                ("a little ", 0.5),
+                ("slightly ", 0.5),
+                ("much ", 1.6),
+                ("even ", 1.2),
+                ("far ", 1.6),
+                ("a lot ", 1.5),
+            ]
+        )
         self.explicit = {name: value * factor for name, value in self.explicit.items()}
-        shapes = ["{}", "{}, please", "make it {}", "speak {}", "say it {}", "{} than usual", "{} than normal", "can you make it {}", "it should be {}", "{} than before", "I want it {}", "make the voice {}", "talk {}"]
+        shapes = [
+            "{}",
+            "{}, please",
+            "make it {}",
+            "speak {}",
+            "say it {}",
+            "{} than usual",
+            "{} than normal",
+            "can you make it {}",
+            "it should be {}",
+            "{} than before",
+            "I want it {}",
+            "make the voice {}",
+            "talk {}",
+        ]
         return rng.choice(shapes).format(how + text)
 
     def refusal(self) -> str:
@@ -366,19 +432,32 @@ class _Writer:
         name = rng.choice([n for n in ("rate", "pitch", "loudness", "pitch_range", "rate", "loudness")])
         sign = rng.choice([-1.0, 1.0])
         form = rng.choice(["adj", "adv"])
-        by_sign = {s: [p.text for g in groups[name] for p in g if p.values[0][1] == s and p.form == form] for s in (-1.0, 1.0)}
+        by_sign = {
+            s: [p.text for g in groups[name] for p in g if p.values[0][1] == s and p.form == form] for s in (-1.0, 1.0)
+        }
         bad, good = rng.choice(by_sign[-sign]), rng.choice(by_sign[sign])
         if rng.random() < 0.15:
             self.explicit[name] = 0.0
             return f"neither {bad} nor {good}"
         self.explicit[name] = sign * rng.choice([1.0, 0.8])
         if rng.random() < 0.4:
-            shapes = ["{good}, not {bad}", "not {bad} but {good}", "{good} rather than {bad}", "{good} instead of {bad}"]
+            shapes = [
+                "{good}, not {bad}",
+                "not {bad} but {good}",
+                "{good} rather than {bad}",
+                "{good} instead of {bad}",
+            ]
         else:
             self.explicit[name] = sign * 0.7
             shapes = ["don't {verb} {bad}", "do not {verb} {bad}", "please don't {verb} {bad}", "never {verb} {bad}"]
             if form == "adj":
-                shapes += ["stop sounding {bad}", "nothing {bad}", "no {bad} voice", "without being {bad}", "don't be so {bad}"]
+                shapes += [
+                    "stop sounding {bad}",
+                    "nothing {bad}",
+                    "no {bad} voice",
+                    "without being {bad}",
+                    "don't be so {bad}",
+                ]
         verb = "sound" if form == "adj" else rng.choice(["speak", "talk", "say it", "read it"])
         return rng.choice(shapes).format(good=good, bad=bad, verb=verb)
 

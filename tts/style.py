@@ -9,12 +9,12 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -22,7 +22,11 @@ from solfa import checkpoints
 from solfa.errors import UserError
 
 ATTRIBUTES = ("rate", "pitch", "pitch_range", "loudness", "brightness", "breathiness", "pauses", "gender", "age")
-LIMITS = {name: (-3.0, 3.0) for name in ATTRIBUTES} | {"breathiness": (0.0, 3.0), "gender": (-1.0, 1.0), "age": (-1.0, 1.0)}
+LIMITS = {name: (-3.0, 3.0) for name in ATTRIBUTES} | {
+    "breathiness": (0.0, 3.0),
+    "gender": (-1.0, 1.0),
+    "age": (-1.0, 1.0),
+}
 MAX_CHARACTERS = 2000
 
 # attribute -> (less, more), for `str(style)`
@@ -33,7 +37,7 @@ _COMPARATIVES = {
     "loudness": ("quieter", "louder"),
     "brightness": ("darker", "brighter"),
     "breathiness": ("clearer", "breathier"),
-    "pauses": ("fewer pauses", "more pauses"),
+    "pauses": ("more fluent", "more halting"),
 }
 
 
@@ -42,8 +46,7 @@ class Style:
     """Attributes of speech: 0 is neutral, +-1 plainly audible, about +-2 extreme.
 
     `gender` runs from -1 (male) to +1 (female), `age` from -1 (child) over 0 (adult) to +1 (old); `breathiness` from
-    0 to 2 (whisper).  `asked` names the attributes that somebody asked for, also where the answer is 0 ("at a normal
-    pace"); left out, it is the attributes that are not 0.
+    0 to 2 (whisper).  `asked` names the attributes that somebody asked for; left out, it is those that are not 0.
     """
 
     rate: float = 0.0
@@ -83,11 +86,11 @@ class Style:
         words = []
         for name, pair in _COMPARATIVES.items():
             value = getattr(self, name)
-            if abs(value) >= 0.2:
-                how_much = "a little " if abs(value) < 0.6 else "" if abs(value) < 1.5 else "much "
-                words.append(how_much.replace("much", "many") + pair[1] if pair[1] == "more pauses" and value > 0 else how_much + pair[value > 0])
-        if self.breathiness >= 1.5:
-            words = [w for w in words if not w.endswith("breathier")] + ["whispering"]
+            if name == "breathiness" and value >= 1.5:
+                words.append("whispering")
+            elif abs(value) >= 0.2:
+                amount = "a little " if abs(value) < 0.6 else "much " if abs(value) >= 1.5 else ""
+                words.append(amount + pair[value > 0])
         return "; ".join(part for part in (", ".join(words), _person(self.gender, self.age)) if part) or "neutral"
 
 
@@ -106,44 +109,70 @@ def _person(gender: float, age: float) -> str:
 class StyleEncoderConfig:
     vocab_size: int
     embed_dim: int = 192
-    width: int = 256
-    layers: int = 3
+    width: int = 192
+    layers: int = 2
     heads: int = 4
     sentence_dim: int = 384
     """The teacher's width: the sentence vector is trained to equal all-MiniLM-L6-v2's."""
-    hidden: int = 384
+    hidden: int = 256
     window: int = 96
     """Longest text in tokens; longer ones are read in pieces."""
-    threshold: float = 0.5
+    threshold: float = 0.35
     """How sure the encoder must be that an attribute was asked for before it moves it."""
+    hunch: float = 0.1
+    """The same for the best guess about a text that surely is a style, when nothing reaches `threshold`."""
 
 
 class StyleReading(NamedTuple):
     sentence: Tensor
-    """(B, sentence_dim), unit length."""
-    values: Tensor
-    """(B, 9) attributes in the order of `ATTRIBUTES`."""
-    logits: Tensor
-    """(B, 9) log odds that each was asked for."""
+    """(B, sentence_dim) of unit length."""
+    odds: Tensor
+    """(B, 9, 3) logits per attribute: less of it, not asked for, more of it."""
+    strength: Tensor
+    """(B, 9) how much less or more, if asked for."""
+    about: Tensor
+    """(B,) logit: is the text about a way of speaking at all?"""
 
 
 class StyleHeads(nn.Module):
-    """Sentence vector -> attributes and the log odds that each was asked for."""
+    """Features of a text -> what it asks for."""
 
-    def __init__(self, dim: int, hidden: int, dropout: float = 0.2) -> None:
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.3) -> None:
         super().__init__()
+        n = len(ATTRIBUTES)
         self.net = nn.Sequential(
-            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 2 * len(ATTRIBUTES))
+            nn.Dropout(dropout), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 4 * n + 1)
         )
 
-    def forward(self, sentence: Tensor) -> tuple[Tensor, Tensor]:
-        """sentence: (B, dim) of unit length -> (B, 9), (B, 9)."""
-        values, logits = self.net(sentence * sentence.shape[-1] ** 0.5).chunk(2, dim=-1)
-        return values, logits
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """features: (B, dim) -> odds (B, 9, 3), strength (B, 9), about (B,)."""
+        n = len(ATTRIBUTES)
+        out = self.net(features).float()
+        return out[:, : 3 * n].unflatten(1, (n, 3)), F.softplus(out[:, 3 * n : 4 * n]), out[:, -1]
+
+
+class Layer(nn.Module):
+    """Pre-norm Transformer layer over all tokens of a text."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.ff = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        """x: (B, T, width), seen: bool (B, 1, 1, T), False at padding -> (B, T, width)."""
+        q, k, v = rearrange(self.qkv(self.norm1(x)), "b t (three h d) -> three b h t d", three=3, h=self.heads)
+        y = rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=seen), "b h t d -> b t (h d)")
+        x = x + F.dropout(self.out(y), self.dropout, self.training)
+        return x + F.dropout(self.ff(self.norm2(x)), self.dropout, self.training)
 
 
 class StyleNet(nn.Module):
-    """Tokens -> sentence vector and attributes."""
+    """Tokens -> sentence vector, and what the text asks for."""
 
     def __init__(self, config: StyleEncoderConfig) -> None:
         super().__init__()
@@ -151,26 +180,27 @@ class StyleNet(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.embed_dim)
         self.project = nn.Linear(config.embed_dim, config.width)
         self.position = nn.Parameter(torch.zeros(config.window, config.width))
-        layer = partial(nn.TransformerEncoderLayer, dropout=0.05, activation="gelu", batch_first=True, norm_first=True)
-        self.layers = nn.ModuleList(
-            layer(config.width, config.heads, 4 * config.width) for _ in range(config.layers)
-        )
+        self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.attend = nn.Linear(config.width, config.heads)
         self.to_sentence = nn.Linear(config.heads * config.width, config.sentence_dim)
-        self.heads = StyleHeads(config.sentence_dim, config.hidden)
+        self.reads = StyleHeads(config.sentence_dim + config.heads * config.width, config.hidden)
 
-    def forward(self, ids: Tensor) -> StyleReading:
-        """ids: int64 (B, T), 0 where padded, T <= window."""
-        padded = ids == 0
-        x = self.project(self.embed(ids)) + self.position[: ids.shape[1]]  # (B, T, width)
+    def forward(self, ids: Tensor, noise: float = 0.0) -> StyleReading:
+        """ids: int64 (B, T <= window), 0 where padded; noise: how much to blur the words' vectors in training."""
+        seen = ids != 0
+        words = self.embed(ids)
+        if noise:
+            words = words + noise * torch.randn_like(words)
+        x = self.project(words) + self.position[: ids.shape[1]]  # (B, T, width)
         for layer in self.layers:
-            x = layer(x, src_key_padding_mask=padded)
+            x = layer(x, seen[:, None, None])
         x = self.norm(x)
-        weights = self.attend(x).masked_fill(padded[..., None], -1e4).softmax(dim=1)  # (B, T, heads)
+        weights = self.attend(x).masked_fill(~seen[..., None], -1e4).softmax(dim=1)  # (B, T, heads)
         pooled = torch.einsum("bth,btd->bhd", weights, x).flatten(1)
-        sentence = F.normalize(self.to_sentence(pooled), dim=-1)
-        return StyleReading(sentence, *self.heads(sentence))
+        sentence = F.normalize(self.to_sentence(pooled).float(), dim=-1)
+        features = torch.cat([sentence * sentence.shape[-1] ** 0.5, pooled], dim=-1)
+        return StyleReading(sentence, *self.reads(features))
 
 
 class StyleEncoder:
@@ -185,9 +215,9 @@ class StyleEncoder:
         """Load a checkpoint by bundled name, folder or hub id."""
         folder = checkpoints.resolve(name, "style")
         config, tensors = checkpoints.load(folder, "style")
-        known = {field.name for field in fields(StyleEncoderConfig)}
-        if set(config) != known:
-            raise UserError(f"{folder / 'config.json'} is not a style encoder's: {sorted(set(config) ^ known)[0]!r} does not fit")
+        wrong = sorted(set(config) ^ {field.name for field in fields(StyleEncoderConfig)})
+        if wrong:
+            raise UserError(f"{folder / 'config.json'} is not a style encoder's: {wrong[0]!r} does not fit")
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"checkpoint folder {folder} has no tokenizer.json")
@@ -206,21 +236,37 @@ class StyleEncoder:
         check(text)
         ids = self.tokenizer.encode(text).ids
         window = self.net.config.window
-        values, sure = self.read([ids[i : i + window] for i in range(0, len(ids), window)])
-        sure_max = sure.amax(dim=0)  # over the pieces of a long text
-        values = (values * sure).sum(dim=0) / sure.sum(dim=0).clamp(min=1e-6)
-        asked = [i for i in range(len(ATTRIBUTES)) if sure_max[i] >= self.net.config.threshold]
-        found = {ATTRIBUTES[i]: round(min(max(float(values[i]), LIMITS[ATTRIBUTES[i]][0]), min(2.0, LIMITS[ATTRIBUTES[i]][1])), 3) for i in asked}
-        return Style(**found, asked=frozenset(found))
+        pieces = [
+            read(*one, self.net.config) for one in self._run([ids[i : i + window] for i in range(0, len(ids), window)])
+        ]
+        style = pieces[0]
+        for later in pieces[1:]:
+            style = later.over(style)
+        return style
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Lists of token ids -> (B, 9) attributes and (B, 9) probabilities that each was asked for."""
+    def _run(self, ids: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Token ids -> per text the odds (9, 3), strength (9) and about () of `StyleReading`."""
         batch = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
         for row, one in zip(batch, ids, strict=True):
             row[: len(one)] = torch.tensor(one)
-        reading = self.net(batch)
-        return reading.values, reading.logits.sigmoid()
+        _, odds, strength, about = self.net(batch)
+        return list(zip(odds, strength, about, strict=True))
+
+
+def read(odds: Tensor, strength: Tensor, about: Tensor, config: StyleEncoderConfig) -> Style:
+    """One text's reading, (9, 3), (9,) and (), as a style: only what was probably asked for moves."""
+    less, _, more = odds.softmax(-1).unbind(-1)
+    asked = less + more
+    sure = asked >= config.threshold
+    if not sure.any() and about > 0:
+        sure = (asked == asked.max()) & (asked >= config.hunch)
+    found = {}
+    for i in sure.nonzero().flatten().tolist():
+        low, high = LIMITS[ATTRIBUTES[i]]
+        value = float(strength[i]) * (1 if more[i] > less[i] else -1)
+        found[ATTRIBUTES[i]] = round(min(max(value, low, -2.0), high, 2.0), 3)
+    return Style(**found)
 
 
 def check(text: str) -> None:
@@ -231,4 +277,6 @@ def check(text: str) -> None:
     latin = sum(unicodedata.name(c, "").startswith(("LATIN", "FULLWIDTH LATIN")) for c in letters)
     if not letters or 2 * latin < len(letters):
         shown = text.strip() if len(text.strip()) <= 30 else text.strip()[:30] + "..."
-        raise UserError(f"the style {shown!r} has no words in Latin letters; describe it in English, as in 'a calm, low voice'")
+        raise UserError(
+            f"the style {shown!r} has no words in Latin letters; describe it in English, as in 'a calm, low voice'"
+        )

@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig
 from solfa.tokenizers.audio_io import Samples, write_wav
 
 torch.set_num_threads(2)
+settings.register_profile("solfa", deadline=None, derandomize=True)  # busy machines; the same examples in every run
+settings.load_profile("solfa")
 
 TINY = AudioTokenizerConfig(
     codebook_size=32, books=4, lm_books=2, codebook_dim=8, dim=16, frame_dim=16, heads=2, window=8,

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from solfa.atomic import ASIDE, make_folder, replacing, write_bytes
+from solfa.atomic import ASIDE, make_folder, remove_folders, write_bytes
 from solfa.errors import UserError
 
 if sys.platform != "win32":
@@ -101,8 +101,9 @@ class ShardWriter:
         table = to_table(self._rows, self.header, self._schema)
         last = max(self.folder.glob(PATTERN), default=None)
         index = int(last.stem.removeprefix("tokens-")) + 1 if last else 0
-        with replacing(self.folder / f"tokens-{index:05}.parquet") as aside:
-            pq.write_table(table, aside, row_group_size=GROUP_ROWS, compression="zstd")
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, row_group_size=GROUP_ROWS, compression="zstd")
+        write_bytes(self.folder / f"tokens-{index:05}.parquet", memoryview(buffer.getvalue()))
         self._schema = self._schema or table.schema
         self.done.update(row["id"] for row in self._rows)
         self._seconds += sum(row["duration"] for row in self._rows)
@@ -154,11 +155,7 @@ class ShardWriter:
 
     def _release(self) -> None:
         os.close(self._lock)
-        for folder in self._made:  # a run that wrote nothing leaves no empty folders
-            try:
-                folder.rmdir()
-            except OSError:
-                return
+        remove_folders(self._made)  # a run that wrote nothing leaves nothing
 
 
 def to_table(rows: list[dict[str, Any]], header: Header, base: pa.Schema | None) -> pa.Table:

@@ -1,6 +1,7 @@
 """Reading and writing audio files: formats, rates, channels, exact lengths, and everything that can be wrong."""
 
 import errno
+import os
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,6 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solfa.atomic import ASIDE
 from solfa.errors import UserError
 from solfa.tokenizers.audio_io import probe, read_audio, resample, resampled_length, write_wav
 
@@ -154,17 +154,22 @@ def test_refuses_places_that_cannot_be_written(tmp_path: Path) -> None:
             write_wav(path, sine(0.1, 24_000), 24_000)
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_wav(tmp_path / "a.wav", sine(0.1, 24_000), 24_000)
-    before = (tmp_path / "a.wav").read_bytes()
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the disk fills up between writing and flushing."""
 
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:100])
+    def fsync(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match="No space left"):
-        write_wav(tmp_path / "a.wav", sine(0.2, 24_000), 24_000)
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    write_wav(tmp_path / "a.wav", sine(0.1, 24_000), 24_000)
+    before = (tmp_path / "a.wav").read_bytes()
+    request.getfixturevalue("full_disk")
+    for path in (tmp_path / "a.wav", tmp_path / "new" / "deep" / "b.wav"):
+        with pytest.raises(UserError, match="cannot be written: No space left"):
+            write_wav(path, sine(0.2, 24_000), 24_000)
     assert (tmp_path / "a.wav").read_bytes() == before
-    assert not list(tmp_path.glob(f"{ASIDE}*"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]

@@ -65,7 +65,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(json_values, min_size=2, max_size=5), st.lists(json_values, min_size=2, max_size=5))
 def test_any_json_value_can_be_carried(tmp_path_factory: pytest.TempPathFactory, first: list[Any], second: list[Any]) -> None:
     """In the shard that sets a column's type, and in one that has to live with it."""

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what readers, editors and type checkers see
     from solfa.errors import UserError as UserError
+    from solfa.omni.sampling import SamplingConfig as SamplingConfig
     from solfa.tokenizers.audio.model import AudioTokenizer as AudioTokenizer
+    from solfa.tokenizers.audio_io import read_audio as read_audio
     from solfa.tts.speak import TTS as TTS
 
 __version__ = "0.1.0"
-__all__ = ["AudioTokenizer", "TTS", "UserError"]
+__all__ = ["AudioTokenizer", "SamplingConfig", "TTS", "UserError", "read_audio"]
 
-_PUBLIC = {"AudioTokenizer": "tokenizers.audio.model", "TTS": "tts.speak", "UserError": "errors"}
+_PUBLIC = {
+    "AudioTokenizer": "tokenizers.audio.model",
+    "SamplingConfig": "omni.sampling",
+    "TTS": "tts.speak",
+    "UserError": "errors",
+    "read_audio": "tokenizers.audio_io",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,11 +21,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "voices": ("solfa.tts.voices:voices", "List the voices that `say` knows."),
     "demo": ("solfa.demos.app:demo", "Open the demo in a browser: speak, and listen to the codec."),
     "tokenize": ("solfa.tokenizers.tokenizing:tokenize", "Turn a corpus of audio into a folder of token shards."),
-    "reconstruct": ("solfa.tokenizers.reconstructing:reconstruct", "Turn tokens, or audio through the codec, back into audio."),
+    "reconstruct": ("solfa.tokenizers.reconstructing:reconstruct", "Turn tokens, or audio itself, into decoded audio."),
     "prepare tts": ("solfa.tts.prepare:prepare", "Measure and describe clips: the training data of the speaker."),
     "train codec": ("solfa.tokenizers.audio.train:train", "Train the audio tokenizer."),
     "train tts": ("solfa.tts.train:train", "Train the speaker on tokenized, prepared clips."),
-    "eval codec": ("solfa.tokenizers.audio.evaluate:evaluate", "Measure the codec on reference audio, per number of books."),
+    "eval codec": ("solfa.tokenizers.audio.evaluate:evaluate", "Measure the codec per number of books."),
     "eval tts": ("solfa.tts.evaluate:evaluate", "Measure how well speech follows text and instruction."),
     "info": ("solfa.info:info", "Show versions, device, bundled checkpoints and optional parts."),
 }
@@ -104,8 +104,10 @@ def overview(group: str) -> str:
     """The help page of solfa, or of a group of commands such as `train`."""
     shown = {name: line for name, (_, line) in COMMANDS.items() if not group or name.startswith(f"{group} ")}
     width = max(map(len, shown)) + 2
-    lines = [f"Usage: solfa {group or 'COMMAND'} ...", "", *(f"  {name:<{width}}{line}" for name, line in shown.items()), ""]
-    return "\n".join([*lines, f"solfa {group + ' ' if group else ''}COMMAND --help explains a command.", *([] if group else ["", EXAMPLES])])
+    page = [f"Usage: solfa {group or 'COMMAND'} ...", ""]
+    page += [f"  {name:<{width}}{line}" for name, line in shown.items()]
+    page += ["", f"solfa {group or 'COMMAND'}{' COMMAND' if group else ''} --help explains a command."]
+    return "\n".join(page if group else [*page, "", EXAMPLES])
 
 
 def invoke(name: str, arguments: list[str]) -> int:

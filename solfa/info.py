@@ -57,10 +57,8 @@ def codec_lines() -> list[tuple[str, str]]:
         return [("codec", str(e))]
     steps = sorted({1, 2, 4, 8, codec.books // 2, codec.books})
     rates = ", ".join(f"{n} books {codec.bitrate(n) / 1000:g}" for n in steps if n <= codec.books)
-    return [
-        ("codec", f"{codec.name}: {codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, {codec.books} books of {codec.codebook_size}"),
-        ("codec", f"kbps: {rates}"),
-    ]
+    shape = f"{codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, {codec.books} books of {codec.codebook_size}"
+    return [("codec", f"{codec.name}: {shape}"), ("codec", f"kbps: {rates}")]
 
 
 def extra_line(extra: str, distributions: list[str]) -> str:

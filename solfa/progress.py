@@ -42,7 +42,9 @@ class Progress:
             self._task = self._bar.add_task(self.label, total=self.total, completed=int(self.start), note="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif self._logged > self._began and kind is None:  # a run that logged anything also logs its end

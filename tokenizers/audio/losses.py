@@ -5,10 +5,11 @@ import torchaudio.functional as AF
 from torch import Tensor, nn
 
 RESOLUTIONS = ((512, 64), (1024, 96), (2048, 160))  # (window, mel bands); hop = window / 4
+FLOOR = 3e-3  # magnitude below which nothing is heard: about one step of 16-bit audio
 
 
 class MultiResolutionMelLoss(nn.Module):
-    """L1 between mel spectrograms at several window lengths, in two scales.
+    """L1 between mel spectrograms at several window lengths, in two scales, down to FLOOR.
 
     log: quiet sounds count as much as loud ones.  power 0.3: as the ear's loudness (Zwicker), what PESQ listens to.
     """
@@ -28,8 +29,8 @@ class MultiResolutionMelLoss(nn.Module):
             spectrum = torch.stft(both, n, n // 4, window=getattr(self, f"window{n}"), return_complex=True)
             power = spectrum.real.square() + spectrum.imag.square()
             mel = (power.transpose(1, 2) + 1e-10).sqrt() @ getattr(self, f"bank{n}")
-            a, b = (mel + 1e-5).log().chunk(2)
+            a, b = (mel + FLOOR).log().chunk(2)
             total = total + (a - b).abs().mean()
-            a, b = (mel + 1e-5).pow(0.3).chunk(2)
+            a, b = (mel + FLOOR).pow(0.3).chunk(2)
             total = total + 2 * (a - b).abs().mean() / b.mean().clamp_min(0.1)
         return total / len(RESOLUTIONS)

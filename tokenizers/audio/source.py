@@ -1,9 +1,8 @@
-"""The decoder's last step: an excitation whose phase is known (pulses at F0, and noise), shaped in the STFT, plus a
-spectrum that the network writes outright; then the inverse STFT.
+"""The decoder's last step: an excitation whose phase is known (pulses at F0, and noise), shaped in the STFT; then the
+inverse STFT.
 
 A network trained for minutes learns magnitudes but not phase.  A harmonic-plus-noise source (as in NSF, arXiv 1810.11946, and
-DDSP, arXiv 2001.04643) brings the phase of speech along; what is not a single voice goes through the noise and the direct
-spectrum.  All is a function of absolute sample position, so pieces computed apart join exactly.
+DDSP, arXiv 2001.04643) brings the phase of speech along; what is not a single voice goes through the noise.  All is a function of absolute sample position, so pieces computed apart join exactly.
 """
 
 import math
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 NOISE_PERIOD = 1 << 18  # samples until the fixed noise repeats: 11 s at 24 kHz
 SILENCE = -14.0  # log gain below which a band is inaudible
+TYPICAL, SPREAD = -4.0, 4.0  # log gain of speech and its range: what the network's zero and one stand for
 
 
 def pulse_train(f0: Tensor, hop: int, sample_rate: int) -> Tensor:
@@ -47,7 +47,7 @@ def band_matrix(bands: int, n_fft: int, sample_rate: int) -> Tensor:
 
 
 class SourceFilterHead(nn.Module):
-    """Frames -> waveform through shaped pulses, shaped noise and a direct spectrum.
+    """Frames -> waveform through shaped pulses and shaped noise.
 
     forward: hidden (B, T, D), f0 (B, T) Hz, both one per `hop` samples -> (B, T * hop) samples.
     """
@@ -56,11 +56,7 @@ class SourceFilterHead(nn.Module):
         super().__init__()
         assert hop % subframes == 0
         self.sample_rate, self.hop, self.n_fft, self.bands, self.subframes = sample_rate, hop, n_fft, bands, subframes
-        bins = n_fft // 2 + 1
         self.filters = nn.Linear(dim, subframes * 2 * bands)
-        self.direct = nn.Linear(dim, subframes * 2 * bins)
-        nn.init.zeros_(self.direct.weight)
-        nn.init.zeros_(self.direct.bias)
         self.register_buffer("to_bins", band_matrix(bands, n_fft, sample_rate), persistent=False)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("noise", fixed_noise(), persistent=False)
@@ -73,15 +69,14 @@ class SourceFilterHead(nn.Module):
 
     def forward(self, hidden: Tensor, f0: Tensor) -> Tensor:
         start = int(torch.randint(NOISE_PERIOD, ())) if self.training else 0
-        gains, direct = self.filters(hidden).float(), self.direct(hidden).float()
+        gains = self.filters(hidden).float()
         with torch.autocast(hidden.device.type, enabled=False):
             pulses, noise = (self._stft(s) for s in self.excitation(f0, start))  # (B, bins, T * subframes + 1)
             gains = gains.unflatten(-1, (self.subframes, 2, self.bands)).flatten(1, 2)
-            gains = self._hold_last(gains.clamp(SILENCE, 6.0) @ self.to_bins.T).exp()  # (B, frames, 2, bins)
+            gains = (TYPICAL + SPREAD * gains).clamp(SILENCE, 6.0)
+            gains = self._hold_last(gains @ self.to_bins.T).exp()  # (B, frames, 2, bins)
             voiced, unvoiced = gains.permute(2, 0, 3, 1)
-            direct = self._hold_last(direct.unflatten(-1, (self.subframes, -1, 2)).flatten(1, 2))
-            beside = torch.view_as_complex(direct.contiguous()).transpose(1, 2)
-            spectrum = pulses * voiced + noise * unvoiced + beside
+            spectrum = pulses * voiced + noise * unvoiced
             return torch.istft(spectrum, self.n_fft, self.hop // self.subframes, window=self.window, length=f0.shape[1] * self.hop)
 
     def _stft(self, x: Tensor) -> Tensor:

@@ -93,7 +93,9 @@ def test_resolve_takes_folders_and_refuses_the_rest(folder: Path, monkeypatch: p
         checkpoints.resolve("nobody/nothing", "thing")
 
 
-def test_codec_round_trip_gives_the_same_codes(tiny_codec: AudioTokenizer, tiny_codec_folder: Path, tmp_path: Path) -> None:
+def test_codec_round_trip_gives_the_same_codes(
+    tiny_codec: AudioTokenizer, tiny_codec_folder: Path, tmp_path: Path
+) -> None:
     tiny_codec.save_pretrained(tmp_path / "again")
     again = AudioTokenizer.from_pretrained(tmp_path / "again")
     assert again.fingerprint == tiny_codec.fingerprint

@@ -142,7 +142,10 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("module", "extra"), [("gradio", "demo"), ("pyworld.pyworld", "train"), ("vector_quantize_pytorch", "train"), ("torch", None)])
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("gradio", "demo"), ("pyworld.pyworld", "train"), ("vector_quantize_pytorch", "train"), ("torch", None)],
+)
 def test_extra_of(module: str, extra: str | None) -> None:
     assert cli.extra_of(module) == extra
 
@@ -154,7 +157,9 @@ def test_info_prints_one_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(word in page for word in ("torch", "device", "checkpoint", "codec-24khz", "kbps", "train"))
 
 
-def test_a_truly_unwritable_output_is_told(speech_clip: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truly_unwritable_output_is_told(
+    speech_clip: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in ("tokenize", "reconstruct"):
         assert run([command, str(speech_clip), "-o", "/proc/solfa", "--codec", str(tiny_codec_folder)]) == 2
         assert "cannot be made" in capsys.readouterr().err
@@ -162,5 +167,7 @@ def test_a_truly_unwritable_output_is_told(speech_clip: Path, tiny_codec_folder:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_output_that_cannot_be_printed_is_told() -> None:
-    done = subprocess.run(["bash", "-c", f"{sys.executable} -m solfa --version > /dev/full"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m solfa --version > /dev/full"], capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0

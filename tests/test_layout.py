@@ -31,14 +31,20 @@ def test_tests_are_no_package() -> None:
 
 def test_huggingface_is_not_hidden() -> None:
     code = "import tokenizers, transformers; print(tokenizers.__file__)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert not Path(found).is_relative_to(ROOT / "tokenizers")
 
 
 def test_public_names_agree_and_resolve() -> None:
     assert sorted(solfa.__all__) == sorted(solfa._PUBLIC)
-    typed = re.findall(r"^    from (solfa\.[\w.]+) import (\w+) as \2$", (ROOT / "solfa" / "__init__.py").read_text(), re.MULTILINE)
-    assert {name: module for module, name in typed} == {name: f"solfa.{module}" for name, module in solfa._PUBLIC.items()}
+    typed = re.findall(
+        r"^    from (solfa\.[\w.]+) import (\w+) as \2$", (ROOT / "solfa" / "__init__.py").read_text(), re.MULTILINE
+    )
+    assert {name: module for module, name in typed} == {
+        name: f"solfa.{module}" for name, module in solfa._PUBLIC.items()
+    }
     for name in solfa.__all__:
         assert getattr(solfa, name).__name__ == name
     with pytest.raises(AttributeError):
@@ -98,7 +104,9 @@ def test_mypy() -> None:
 
 def test_ci_runs_the_readmes_test_command() -> None:
     """`.ci/run` takes the command from the README, by this marker."""
-    block = re.search(r"<!-- test command -->\n+```\w*\n(.*?)\n```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    block = re.search(
+        r"<!-- test command -->\n+```\w*\n(.*?)\n```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert block is not None
     assert "\n" not in block[1]
     assert '-e ".[test]"' in block[1]
@@ -123,9 +131,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_wheel_holds_every_part_and_the_weights(wheel: zipfile.ZipFile) -> None:
     packed = set(wheel.namelist())
     assert {f"solfa/{path.relative_to(ROOT)}" for path in FILES} <= packed
-    data = [path for path in (ROOT / "solfa").rglob("*") if path.suffix in (".json", ".safetensors", ".yaml", ".md", ".txt", ".typed")]
-    data += [path for part in PARTS for path in (ROOT / part).rglob("*") if path.suffix in (".json", ".yaml", ".txt", ".csv")]
-    wanted = {str(path.relative_to(ROOT)) if path.is_relative_to(ROOT / "solfa") else f"solfa/{path.relative_to(ROOT)}" for path in data}
+    data = [
+        path
+        for path in (ROOT / "solfa").rglob("*")
+        if path.suffix in (".json", ".safetensors", ".yaml", ".md", ".txt", ".typed")
+    ]
+    data += [
+        path for part in PARTS for path in (ROOT / part).rglob("*") if path.suffix in (".json", ".yaml", ".txt", ".csv")
+    ]
+    wanted = {
+        str(path.relative_to(ROOT)) if path.is_relative_to(ROOT / "solfa") else f"solfa/{path.relative_to(ROOT)}"
+        for path in data
+    }
     assert wanted <= packed
     assert "solfa/weights/codec-24khz/model.safetensors" in packed
     assert not {name for name in packed if name.startswith(("tests/", "tokenizers/", "docs/"))}
@@ -140,7 +157,10 @@ def test_extras_cover_what_the_code_imports() -> None:
     """Every third-party module that a file imports is a dependency or in an extra."""
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    listed = [*project["dependencies"], *(line for lines in project["optional-dependencies"].values() for line in lines)]
+    listed = [
+        *project["dependencies"],
+        *(line for lines in project["optional-dependencies"].values() for line in lines),
+    ]
     names = {re.match(r"[\w-]+", line)[0].lower().replace("-", "_") for line in listed}  # type: ignore[index]
     renamed = {"yaml": "pyyaml"}
     for path in [*FILES, *(ROOT / "solfa").glob("*.py")]:

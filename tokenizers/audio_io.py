@@ -100,7 +100,10 @@ def resample(samples: Samples, source: int, target: int) -> Samples:
     """(n,) at `source` Hz -> (round(n * target / source),) at `target` Hz."""
     if source == target:
         return samples
-    return _fit(soxr.resample(samples.astype(np.float32, copy=False), source, target), resampled_length(len(samples), source, target))
+    return _fit(
+        soxr.resample(samples.astype(np.float32, copy=False), source, target),
+        resampled_length(len(samples), source, target),
+    )
 
 
 def resampled_length(n: int, source: int, target: int) -> int:

@@ -58,7 +58,7 @@ def read_corpus(source: str | Path, exclude: Path | None = None) -> Corpus:
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         found = (p for p in map(Path, glob.iglob(str(path), recursive=True)) if p.is_file())
     else:
-        raise UserError(f"corpus {str(source)!r} does not exist: give a folder, an audio file, a glob, or a .csv or .jsonl manifest")
+        raise UserError(f"corpus {str(source)!r} does not exist: give a folder, a file, a glob or a manifest")
     files = [p for p in found if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".")]
     if exclude is not None and not root.resolve().is_relative_to(output := exclude.resolve()):
         files = [p for p in files if not p.resolve().is_relative_to(output)]
@@ -87,7 +87,7 @@ def _manifest(path: Path) -> Corpus:
         count += 1
         column = column or next((name for name in AUDIO_COLUMNS if name in row), None)
         if column is None:
-            raise UserError(f"{path} has no column {', '.join(AUDIO_COLUMNS[:-1])} or {AUDIO_COLUMNS[-1]}; its columns are {', '.join(row)}")
+            raise UserError(f"{path} has no column {' or '.join(AUDIO_COLUMNS)}; its columns are {', '.join(row)}")
         if not isinstance(row.get(column), str) or not row[column].strip():
             raise UserError(f"{path}, line {line}: column {column!r} names no audio file")
     if not count:
@@ -117,7 +117,10 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
                 for row in reader:
                     if None in row or None in row.values():
-                        raise UserError(f"{path}, line {reader.line_num}: the row does not have the header's {len(reader.fieldnames or [])} fields")
+                        fields = len(reader.fieldnames or [])
+                        raise UserError(
+                            f"{path}, line {reader.line_num}: the header has {fields} fields, the row has not"
+                        )
                     yield reader.line_num, row
                 return
             for number, line in enumerate(file, 1):
@@ -142,5 +145,5 @@ def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
 def safe_id(name: str) -> str:
     """An id that is a relative path inside any folder: no leading slash, no `..`, never empty; valid Unicode."""
     name = name.encode("utf-8", "replace").decode()
-    parts = [part for part in PurePosixPath(name.replace("\\", "/").replace("\0", "")).parts if part not in ("/", "//", "..")]
-    return "/".join(parts) or "clip"
+    parts = PurePosixPath(name.replace("\\", "/").replace("\0", "")).parts
+    return "/".join(part for part in parts if part not in ("/", "//", "..")) or "clip"

@@ -1,6 +1,5 @@
 """`solfa reconstruct`: token shards, or audio taken through the codec, -> audio files with the old names and durations."""
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,23 @@ from torch import Tensor
 
 from solfa import device as devices
 from solfa.errors import UserError
-from solfa.progress import Progress, clock
+from solfa.progress import Progress
 from solfa.tokenizers.audio.model import AudioTokenizer
 from solfa.tokenizers.audio_io import AUDIO_SUFFIXES, check_writable, resampled_length, write_wav
 from solfa.tokenizers.corpus import read_corpus, safe_id
 from solfa.tokenizers.shards import PATTERN, TokenDataset
-from solfa.tokenizers.tokenizing import Reject, check_books, encode_corpus
+from solfa.tokenizers.tokenizing import (
+    WORKERS,
+    BatchOption,
+    CodecOption,
+    DeviceOption,
+    Reject,
+    WorkersOption,
+    check_books,
+    encode_corpus,
+    nothing_done,
+    pace,
+)
 
 
 class Tokens(NamedTuple):
@@ -45,13 +55,20 @@ def plan_tokens(codec: AudioTokenizer, source: Path, output: Path, books: int | 
     def items() -> Iterator[Tokens | Reject]:
         for i in todo:
             row = tokens[i]
-            yield Tokens(paths[i], row["codes"], resampled_length(row["samples"], row["sample_rate"], codec.sample_rate))
+            samples = resampled_length(row["samples"], row["sample_rate"], codec.sample_rate)
+            yield Tokens(paths[i], row["codes"], samples)
 
     return Plan(len(paths), len(paths) - len(todo), items())
 
 
 def plan_audio(
-    codec: AudioTokenizer, source: str, output: Path, books: int | None, overwrite: bool, batch_seconds: float, workers: int
+    codec: AudioTokenizer,
+    source: str,
+    output: Path,
+    books: int | None,
+    overwrite: bool,
+    batch_seconds: float,
+    workers: int,
 ) -> Plan:
     """The clips of a corpus, tokenized in memory.  An `output` that is named as an audio file takes a single clip."""
     if Path(source).is_dir() and output.resolve() == Path(source).resolve():
@@ -69,7 +86,7 @@ def plan_audio(
     todo = [clip for clip in corpus if overwrite or not target(clip.id).exists()]
     for clip in todo:
         if target(clip.id).exists() and target(clip.id).samefile(clip.path):
-            raise UserError(f"{target(clip.id)} would be overwritten by its own reconstruction: give another output folder")
+            raise UserError(f"{target(clip.id)} would replace its own original: give another output folder")
 
     def items() -> Iterator[Tokens | Reject]:
         for item in encode_corpus(codec, todo, check_books(codec, books), batch_seconds, workers):
@@ -83,14 +100,16 @@ def plan_audio(
 
 
 def reconstruct(
-    source: Annotated[str, typer.Argument(help="A folder of token shards; or audio: a folder, file, glob or manifest.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the .wav files; for a single clip also a file name.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder of token shards; or audio: a folder, file, glob or manifest.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the .wav files, or a name for one clip.")],
     books: Annotated[int | None, typer.Option(help="Decode the first N books.", show_default="all")] = None,
-    codec: Annotated[str | None, typer.Option(help="A bundled name, a folder or a hub id.", show_default="bundled")] = None,
+    codec: CodecOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write files again that exist already.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode and resample source audio.")] = min(4, os.cpu_count() or 1),
-    batch_seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of source audio encoded at once.")] = 120.0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: WorkersOption = WORKERS,
+    batch_seconds: BatchOption = 120.0,
+    device: DeviceOption = "auto",
 ) -> int:
     """Turn tokens back into audio, or take audio through the codec to hear what it keeps.
 
@@ -113,10 +132,9 @@ def reconstruct(
         plan = plan_audio(model, source, output, books, overwrite, batch_seconds, workers)
     began = time.monotonic()
     seconds, rejects = write_all(model, plan)
-    elapsed = time.monotonic() - began
     written = plan.total - plan.skipped - len(rejects)
     kept = f" ({plan.skipped} were there already)" if plan.skipped else ""
-    print(f"{written} clips, {clock(seconds)} of audio in {clock(elapsed)}, {seconds / max(elapsed, 1e-9):.1f} x real time -> {output}{kept}")
+    print(f"{written} clips, {pace(seconds, time.monotonic() - began)} -> {output}{kept}")
     for reject in rejects[:10]:
         print(f"rejected: {reject.reason}")
     if len(rejects) > 10:
@@ -143,7 +161,7 @@ def write_all(codec: AudioTokenizer, plan: Plan) -> tuple[float, list[Reject]]:
                 seconds += item.samples / codec.sample_rate
             bar.advance(note=f"{seconds / max(time.monotonic() - began, 1e-9):.0f} x real time")
     if rejects and len(rejects) == plan.total:
-        raise UserError(f"none of {plan.total} clips could be read; {rejects[0].reason}" if plan.total > 1 else rejects[0].reason)
+        raise nothing_done(rejects)
     return seconds, rejects
 
 

@@ -82,7 +82,9 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._release()
 
     @property
@@ -226,7 +228,9 @@ class TokenDataset:
     Raises: UserError for a folder without shards, damaged shards, or another codec's tokens.
     """
 
-    def __init__(self, folder: str | Path, fingerprint: str | None = None, books: int | None = None, cache_groups: int = 1024):
+    def __init__(
+        self, folder: str | Path, fingerprint: str | None = None, books: int | None = None, cache_groups: int = 1024
+    ):
         self.folder = Path(folder)
         self.shards = sorted(self.folder.glob(PATTERN))
         if not self.shards:
@@ -247,7 +251,9 @@ class TokenDataset:
         self._length = 0
         for shard in self.shards:
             if read_header(shard) != self.header:
-                raise UserError(f"{folder} mixes tokens of different codecs: {shard.name} differs from {self.shards[0].name}")
+                raise UserError(
+                    f"{folder} mixes tokens of different codecs: {shard.name} differs from {self.shards[0].name}"
+                )
             metadata = pq.read_metadata(shard)
             for group in range(metadata.num_row_groups):
                 self._groups.append((shard, group))

@@ -30,6 +30,13 @@ WINDOW_BATCHES = 8  # batches' worth of audio that are decoded, then sorted by l
 SHARD_SECONDS = 3600.0
 SHARD_ROWS = 4096
 
+# Options that `tokenize` and `reconstruct` share.
+CodecOption = Annotated[str | None, typer.Option(help="A bundled name, a folder or a hub id.", show_default="bundled")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that decode and resample audio files.")]
+BatchOption = Annotated[float, typer.Option(min=1.0, help="Seconds of audio encoded at once.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+WORKERS = min(4, os.cpu_count() or 1)
+
 
 @dataclass(frozen=True)
 class Reject:
@@ -111,7 +118,9 @@ def _encode(codec: AudioTokenizer, waves: Sequence[NDArray[np.float32]]) -> list
     return [c[:, : -(-len(wave) // codec.hop)] for c, wave in zip(codes, waves, strict=True)]
 
 
-def _windows(clips: Iterable[Clip], sample_rate: int, seconds: float, workers: int) -> Iterator[list[tuple[Clip, Audio | Reject]]]:
+def _windows(
+    clips: Iterable[Clip], sample_rate: int, seconds: float, workers: int
+) -> Iterator[list[tuple[Clip, Audio | Reject]]]:
     """Decode ahead in threads (libsndfile, FFmpeg and soxr release the lock); group into windows of about `seconds`."""
 
     def decode(clip: Clip) -> Audio | Reject:
@@ -148,6 +157,16 @@ def _ahead(
             yield first, future.result()
     for clip, future in waiting:
         yield clip, future.result()
+
+
+def nothing_done(rejects: Sequence[Reject]) -> UserError:
+    """What to say when every clip was rejected."""
+    return UserError(rejects[0].reason if len(rejects) == 1 else f"no clip could be read; {rejects[0].reason}")
+
+
+def pace(seconds: float, elapsed: float) -> str:
+    """`1:20:00 of audio in 2:00, 40.0 x real time`."""
+    return f"{clock(seconds)} of audio in {clock(elapsed)}, {seconds / max(elapsed, 1e-9):.1f} x real time"
 
 
 def header_of(codec: AudioTokenizer, books: int) -> Header:
@@ -200,22 +219,24 @@ def tokenize_corpus(
                 bar.advance(note=f"{seconds / max(time.monotonic() - began, 1e-9):.0f} x real time")
         writer.flush()
         if writer.rows == 0:
-            raise UserError(f"none of {total} clips could be tokenized; {rejects[0].reason}" if total > 1 else rejects[0].reason)
+            raise nothing_done(rejects)
         writer.write_manifest(complete=True)
         writer.write_rejects([{"id": r.clip.id, "audio": str(r.clip.path), "reason": r.reason} for r in rejects])
     return Summary(clips, seconds, before, rejects)
 
 
 def tokenize(
-    corpus: Annotated[str, typer.Argument(help="A folder, an audio file, a quoted glob, or a .csv, .tsv or .jsonl manifest.")],
+    corpus: Annotated[
+        str, typer.Argument(help="A folder, an audio file, a quoted glob, or a .csv or .jsonl manifest.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the token shards.")],
-    codec: Annotated[str | None, typer.Option(help="A bundled name, a folder or a hub id.", show_default="bundled")] = None,
+    codec: CodecOption = None,
     books: Annotated[int | None, typer.Option(help="Keep the first N books.", show_default="all")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode and resample.")] = min(4, os.cpu_count() or 1),
-    batch_seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of audio encoded at once.")] = 120.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N clips.", show_default="all")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the tokens in the folder and start afresh.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the tokens there and start afresh.")] = False,
+    workers: WorkersOption = WORKERS,
+    batch_seconds: BatchOption = 120.0,
+    device: DeviceOption = "auto",
 ) -> int:
     """Turn a corpus of audio into token shards (Parquet) with a manifest.
 
@@ -233,13 +254,11 @@ def tokenize(
     model = AudioTokenizer.from_pretrained(codec).to(devices.pick(device))
     began = time.monotonic()
     done = tokenize_corpus(model, clips, output, books, batch_seconds, workers, limit, overwrite)
-    elapsed = time.monotonic() - began
     kept = f" ({done.skipped} more were there already)" if done.skipped else ""
-    print(
-        f"{done.clips} clips, {clock(done.seconds)} of audio in {clock(elapsed)}, {done.seconds / max(elapsed, 1e-9):.1f} x real time, "
-        f"{check_books(model, books)} books at {model.bitrate(check_books(model, books)) / 1000:g} kbps -> {output}{kept}"
-    )
+    rate = f"{books or model.books} books at {model.bitrate(books) / 1000:g} kbps"
+    print(f"{done.clips} clips, {pace(done.seconds, time.monotonic() - began)}, {rate} -> {output}{kept}")
     if done.rejects:
-        print(f"{len(done.rejects)} of {len(done.rejects) + done.clips} clips were rejected, see {output / 'rejects.jsonl'}; first: {done.rejects[0].reason}")
+        tried = len(done.rejects) + done.clips
+        listed = f"see {output / 'rejects.jsonl'}; first: {done.rejects[0].reason}"
+        print(f"{len(done.rejects)} of {tried} clips were rejected, {listed}")
     return 1 if done.rejects else 0
-

@@ -115,7 +115,18 @@ def broken_files(folder: Path) -> dict[str, bytes]:
     }
 
 
-BROKEN = ["zero-length.wav", "text.mp3", "damaged.flac", "rate.wav", "header.m4a", "nan.wav", "inf.wav", "none.wav", "missing.wav", "folder"]
+BROKEN = [
+    "zero-length.wav",
+    "text.mp3",
+    "damaged.flac",
+    "rate.wav",
+    "header.m4a",
+    "nan.wav",
+    "inf.wav",
+    "none.wav",
+    "missing.wav",
+    "folder",
+]
 
 
 @pytest.mark.parametrize("name", BROKEN)

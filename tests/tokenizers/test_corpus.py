@@ -51,7 +51,9 @@ def test_one_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["audio", "file", "path"])
 def test_csv_carries_every_other_column(tmp_path: Path, column: str) -> None:
-    (tmp_path / "m.csv").write_text(f'\ufeff{column},speaker,text\naudio/1.wav,anna,"a, ""b""\nc"\n../2.wav,007,\n', encoding="utf-8")
+    (tmp_path / "m.csv").write_text(
+        f'\ufeff{column},speaker,text\naudio/1.wav,anna,"a, ""b""\nc"\n../2.wav,007,\n', encoding="utf-8"
+    )
     first, second = read_corpus(tmp_path / "m.csv")
     assert (first.id, first.path) == ("audio/1", tmp_path / "audio/1.wav")
     assert first.row == {"speaker": "anna", "text": 'a, "b"\nc'}
@@ -81,7 +83,7 @@ def test_a_corpus_can_be_read_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("m.csv", "clip,text\na.wav,hello\n", "no column audio, file or path; its columns are clip, text"),
+        ("m.csv", "clip,text\na.wav,hello\n", "no column audio or file or path; its columns are clip, text"),
         ("m.csv", "audio,text\n,hello\n", "line 2: column 'audio' names no audio file"),
         ("m.csv", "audio,text\na.wav\n", "line 2"),
         ("m.csv", "audio,text\na.wav,b,c\n", "line 2"),

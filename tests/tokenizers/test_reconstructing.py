@@ -48,15 +48,22 @@ def test_tokens_and_audio_give_the_same_files(folder: Path, tmp_path: Path, tiny
         assert path.read_bytes() == (tmp_path / "from-tokens" / path.relative_to(tmp_path / "direct")).read_bytes()
 
 
-def test_it_is_what_the_codec_decodes(tmp_path: Path, speech_clip: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path) -> None:
+def test_it_is_what_the_codec_decodes(
+    tmp_path: Path, speech_clip: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path
+) -> None:
     output = tmp_path / "out.wav"
-    assert run(["reconstruct", str(speech_clip), "-o", str(output), "--books", "2", "--codec", str(tiny_codec_folder)]) == 0
+    assert (
+        run(["reconstruct", str(speech_clip), "-o", str(output), "--books", "2", "--codec", str(tiny_codec_folder)])
+        == 0
+    )
     wav = torch.from_numpy(soundfile.read(speech_clip, dtype="float32")[0])
     want = tiny_codec.decode(tiny_codec.encode(wav, 24_000)[:, :2])[0].numpy()
     assert np.abs(soundfile.read(output, dtype="float32")[0] - np.clip(want, -1, 1)).max() < 1e-3
 
 
-def test_existing_files_stay_unless_asked(folder: Path, tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_files_stay_unless_asked(
+    folder: Path, tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["reconstruct", str(folder), "-o", str(tmp_path / "out"), "--codec", str(tiny_codec_folder)]
     assert run(words) == 0
     (tmp_path / "out" / "a.wav").write_bytes(b"mine")
@@ -71,11 +78,26 @@ def test_existing_files_stay_unless_asked(folder: Path, tmp_path: Path, tiny_cod
 
 def test_an_output_inside_the_source_is_not_a_source(folder: Path, tiny_codec_folder: Path) -> None:
     for _ in range(2):
-        assert run(["reconstruct", str(folder), "-o", str(folder / "out"), "--codec", str(tiny_codec_folder), "--overwrite"]) == 0
+        assert (
+            run(
+                [
+                    "reconstruct",
+                    str(folder),
+                    "-o",
+                    str(folder / "out"),
+                    "--codec",
+                    str(tiny_codec_folder),
+                    "--overwrite",
+                ]
+            )
+            == 0
+        )
         check(folder / "out")
 
 
-def test_originals_are_never_overwritten(folder: Path, tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_originals_are_never_overwritten(
+    folder: Path, tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (folder / "a.wav").read_bytes()
     words = ["--overwrite", "--codec", str(tiny_codec_folder)]
     assert run(["reconstruct", f"{folder}/*.wav", "-o", str(folder), *words]) == 2
@@ -87,17 +109,24 @@ def test_originals_are_never_overwritten(folder: Path, tmp_path: Path, tiny_code
     assert all("give another output folder" in error for error in errors)
 
 
-def test_another_codecs_tokens_are_refused(tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_codecs_tokens_are_refused(
+    tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with ShardWriter(tmp_path / "tokens", Header("foreign", "f" * 16, 24_000, 25.0, 4, 32)) as writer:
         row = {"id": "a", "audio": "a.wav", "duration": 0.04, "samples": 960, "sample_rate": 24_000, "frames": 1}
         writer.add({**row, "codes": np.zeros((4, 1), np.int64)})
         writer.flush()
-    assert run(["reconstruct", str(tmp_path / "tokens"), "-o", str(tmp_path / "out"), "--codec", str(tiny_codec_folder)]) == 2
+    assert (
+        run(["reconstruct", str(tmp_path / "tokens"), "-o", str(tmp_path / "out"), "--codec", str(tiny_codec_folder)])
+        == 2
+    )
     assert "holds tokens of codec 'foreign'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_files_are_told_and_the_rest_is_done(folder: Path, tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_are_told_and_the_rest_is_done(
+    folder: Path, tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "bad.wav").write_bytes(b"")
     words = ["--codec", str(tiny_codec_folder)]
     assert run(["reconstruct", str(folder), "-o", str(tmp_path / "out"), *words]) == 1

@@ -33,7 +33,10 @@ def write(folder: Path, *shards: list[dict[str, Any]], header: Header = HEADER) 
 
 
 def test_rows_come_back_in_order_with_their_codes(tmp_path: Path) -> None:
-    rows = [row(f"clip/{i}", frames=1 + i % 7, speaker=7, text="é", phones=["a", "b"], pitch={"median": 1.5}) for i in range(300)]
+    rows = [
+        row(f"clip/{i}", frames=1 + i % 7, speaker=7, text="é", phones=["a", "b"], pitch={"median": 1.5})
+        for i in range(300)
+    ]
     write(tmp_path, rows[:140], rows[140:])
     dataset = TokenDataset(tmp_path, HEADER.fingerprint)
     assert len(dataset) == 300
@@ -59,7 +62,11 @@ def test_a_small_cache_reads_the_same(tmp_path: Path) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(st.characters(codec=None)),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec=None)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=2), inner, max_size=3),
     max_leaves=6,
 )
@@ -67,10 +74,16 @@ json_values = st.recursive(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(json_values, min_size=2, max_size=5), st.lists(json_values, min_size=2, max_size=5))
-def test_any_json_value_can_be_carried(tmp_path_factory: pytest.TempPathFactory, first: list[Any], second: list[Any]) -> None:
+def test_any_json_value_can_be_carried(
+    tmp_path_factory: pytest.TempPathFactory, first: list[Any], second: list[Any]
+) -> None:
     """In the shard that sets a column's type, and in one that has to live with it."""
     folder = tmp_path_factory.mktemp("shards")
-    write(folder, [row(f"a{i}", x=v) for i, v in enumerate(first)], [row(f"b{i}", x=v, late=v) for i, v in enumerate(second)])
+    write(
+        folder,
+        [row(f"a{i}", x=v) for i, v in enumerate(first)],
+        [row(f"b{i}", x=v, late=v) for i, v in enumerate(second)],
+    )
     dataset = TokenDataset(folder)
     assert [r["x"] for r in dataset] == first + second == dataset.column("x")
     assert [r["late"] for r in dataset if "late" in r] == second

@@ -38,7 +38,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         wav = 0.3 * rng.standard_normal((round((0.05 + 0.21 * (i * 5 % 7)) * rate) + i, 1 + i % 2))
         soundfile.write(folder / name, np.clip(wav, -1, 1), rate)
-        rows.append({"audio": name, "speaker": f"s{i % 3}", "text": f"clip {i}", "durations": [i, i + 1], "label": None})
+        rows.append(
+            {"audio": name, "speaker": f"s{i % 3}", "text": f"clip {i}", "durations": [i, i + 1], "label": None}
+        )
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -111,9 +113,15 @@ def test_a_killed_process_loses_and_doubles_nothing(mixed: Path, tmp_path: Path,
         "from solfa.cli import main; main(sys.argv[1:])"
     )
     words = ["tokenize", str(mixed), "-o", str(tmp_path / "t"), "--codec", str(tiny_codec_folder)]
-    process = subprocess.Popen([sys.executable, "-c", script, *words], stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *words], stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     deadline = time.monotonic() + 60
-    while len(list((tmp_path / "t").glob("tokens-*.parquet"))) < 2 and time.monotonic() < deadline and process.poll() is None:
+    while (
+        len(list((tmp_path / "t").glob("tokens-*.parquet"))) < 2
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -144,7 +152,9 @@ def test_bad_clips_are_listed_and_the_rest_is_done(
     assert len((tmp_path / "t" / "rejects.jsonl").read_text().splitlines()) == 1
 
 
-def test_nothing_readable_is_a_mistake_and_leaves_nothing(tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_readable_is_a_mistake_and_leaves_nothing(
+    tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.wav").write_bytes(b"")
     words = ["--codec", str(tiny_codec_folder), "-o", str(tmp_path / "t")]
     for source in ("a.wav", "gone.wav"):

@@ -55,19 +55,6 @@ class DecoderConfig:
         return self.full if layer in self.full_layers else self.sliding
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight, the mean taken in float32."""
-
-    def __init__(self, dim: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
-
-
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)); gate and up are one matrix."""
 
@@ -85,16 +72,16 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, config: AttentionConfig):
         super().__init__()
         self.config = c = config
-        self.sizes = [c.heads * c.qk_dim, c.kv_heads * c.qk_dim, c.kv_heads * c.v_dim]
+        self.sizes = [(c.heads + c.kv_heads) * c.qk_dim, c.kv_heads * c.v_dim]
         self.qkv = nn.Linear(dim, sum(self.sizes), bias=False)
         self.out = nn.Linear(c.heads * c.v_dim, dim, bias=False)
         self.sink = nn.Parameter(torch.zeros(c.heads)) if c.sink else None
 
     def forward(self, x: Tensor, view: "View", cache: RingCache | GrowingCache | None, past: int) -> Tensor:
         c, (batch, n, _) = self.config, x.shape
-        q, k, v = self.qkv(x).split(self.sizes, dim=-1)
-        q = rotate(q.view(batch, n, c.heads, c.qk_dim).transpose(1, 2), view.cos, view.sin)
-        k = rotate(k.view(batch, n, c.kv_heads, c.qk_dim).transpose(1, 2), view.cos, view.sin)
+        qk, v = self.qkv(x).split(self.sizes, dim=-1)
+        qk = rotate(qk.view(batch, n, c.heads + c.kv_heads, c.qk_dim).transpose(1, 2), view.cos, view.sin)
+        q, k = qk.split([c.heads, c.kv_heads], dim=1)
         v = v.view(batch, n, c.kv_heads, c.v_dim).transpose(1, 2)
         if c.value_scale != 1.0:
             v = v * c.value_scale
@@ -107,9 +94,9 @@ class SelfAttention(nn.Module):
 class DecoderLayer(nn.Module):
     def __init__(self, config: DecoderConfig, index: int):
         super().__init__()
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention_norm = nn.RMSNorm(config.dim, config.norm_eps)
         self.attention = SelfAttention(config.dim, config.attention_of(index))
-        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = nn.RMSNorm(config.dim, config.norm_eps)
         self.ffn = SwiGLU(config.dim, config.ffn_dim)
 
     def forward(self, x: Tensor, view: "View", cache: RingCache | GrowingCache | None, past: int) -> Tensor:
@@ -132,7 +119,7 @@ class HybridDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.norm = nn.RMSNorm(config.dim, config.norm_eps)
         for name, p in self.named_parameters():
             if p.dim() == 2:  # residual branches start small, as deep as the stack is
                 last = name.endswith(("out.weight", "down.weight"))

@@ -10,6 +10,7 @@ RMSNorm of thousands of short rows costs four times as much.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -79,15 +80,28 @@ class LocalBlock(nn.Module):
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, t: int) -> Tensor:
         """One causal step: x (N, dim), keys and values (N, heads, S, dim / heads) written at t."""
-        n, dim = x.shape
-        normed = F.layer_norm(x, (dim,), self.attention_norm.weight)
-        q, k, v = F.linear(normed, self.qkv.weight).view(n, 3, self.heads, self.head_dim).unbind(1)
+        q, k, v = self.qkv(self.attention_norm(x)).view(len(x), 3, self.heads, self.head_dim).unbind(1)
         keys[:, :, t] = k
         values[:, :, t] = v
         y = F.scaled_dot_product_attention(q[:, :, None], keys[:, :, : t + 1], values[:, :, : t + 1])
-        x = x + F.linear(y.reshape(n, dim), self.out.weight)
-        normed = F.layer_norm(x, (dim,), self.ffn_norm.weight)
-        return x + F.linear(F.gelu(F.linear(normed, self.up.weight)), self.down.weight)
+        x = x + self.out(y.reshape(x.shape))
+        return x + self.down(F.gelu(self.up(self.ffn_norm(x))))
+
+
+class BookHeads(nn.Module):
+    """One output matrix per book, kept in one."""
+
+    def __init__(self, n_books: int, dim: int, codes: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_books, dim, codes) * 0.2 * dim**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (n_books, M, dim), each book's own -> logits (n_books, M, codes)."""
+        return x @ self.weight
+
+    def some(self, x: Tensor, first: int, last: int) -> Tensor:
+        """x (N, dim) -> logits (last - first + 1, N, codes) of books first..last."""
+        return x @ self.weight[first : last + 1]
 
 
 class PatchEncoder(nn.Module):
@@ -125,13 +139,14 @@ class PatchDecoder(nn.Module):
         self.place = nn.Parameter(torch.randn(self.steps, config.dim) * 0.02)
         self.blocks = nn.ModuleList(LocalBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim, bias=False)
-        self.heads = nn.Parameter(torch.randn(len(books), config.dim, max(books)) * 0.2 * config.dim**-0.5)
+        self.heads = BookHeads(len(books), config.dim, max(books))
 
         step, book = torch.arange(self.steps)[:, None], torch.arange(len(books))
         before = step - 1 - book  # the frame whose book was written one step earlier; patch_size stands for none
         constants = {
             "before": torch.where((before >= 0) & (before < patch_size), before, patch_size),
             "when": (torch.arange(patch_size) + book[:, None]).flatten(),  # (n_books * patch,) step of book k, frame f
+            "book": book,
             "frame": torch.arange(self.steps).clamp(max=patch_size - 1),
             "causal": torch.full((self.steps, self.steps), float("-inf")).triu(1),
             "unreal": torch.where(torch.arange(max(books)) < torch.tensor(books)[:, None], 0.0, float("-inf"))[:, None],
@@ -142,15 +157,15 @@ class PatchDecoder(nn.Module):
 
     before: Tensor
     when: Tensor
+    book: Tensor
     frame: Tensor
     causal: Tensor
     unreal: Tensor
 
     def _inputs(self, state: Tensor, cond: Tensor | None) -> Tensor:
         """All of each step's input that is known beforehand: (N, state_dim) -> (N, steps, dim)."""
-        place = self.place.to(state.dtype)
-        x = self.state(state)
-        x = x[:, None] + place.to(x.dtype)
+        x = self.state(state)[:, None]
+        x = x + self.place.to(x.dtype)
         return x if self.cond is None or cond is None else x + self.cond(cond)[:, self.frame]
 
     def forward(self, state: Tensor, codes: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -165,13 +180,13 @@ class PatchDecoder(nn.Module):
         """
         x = self._inputs(state, cond)
         padded = torch.cat([codes, self.embed.sizes.expand(len(codes), 1, -1)], dim=1)
-        written = padded[:, self.before, torch.arange(len(self.books), device=codes.device)]  # (N, steps, n_books)
+        written = padded[:, self.before, self.book]  # (N, steps, n_books)
         x = x + self.embed(written).to(x.dtype)
         for block in self.blocks:
             x = block(x, self.causal)
         # steps first, so that picking each book's steps moves whole blocks, forward and backward
         x = self.norm(x.transpose(0, 1)).index_select(0, self.when)  # (n_books * patch, N, dim)
-        logits = x.view(len(self.books), self.patch_size * len(codes), x.shape[-1]) @ self.heads
+        logits = self.heads(x.view(len(self.books), self.patch_size * len(codes), x.shape[-1]))
         if self.ragged:
             logits = logits + self.unreal.to(logits.dtype)
         return logits.view(len(self.books), self.patch_size, len(codes), logits.shape[-1]).permute(2, 1, 0, 3)
@@ -183,23 +198,22 @@ class PatchDecoder(nn.Module):
 
         At the end of a clip only the first `frames` frames are written and the others hold empty ids, as in training.
         """
-        n, dim, n_books, frames = len(state), self.config.dim, len(self.books), frames or self.patch_size
+        n, n_books, frames = len(state), len(self.books), frames or self.patch_size
         inputs = self._inputs(state, cond)
-        cache = inputs.new_empty(len(self.blocks), 2, n, self.config.heads, self.steps, dim // self.config.heads)
-        stores = [(block, *pair.unbind(0)) for block, pair in zip(self.blocks, cache.unbind(0), strict=True)]
-        codes = self.embed.sizes.repeat(n, self.patch_size, 1)
+        heads, head_dim = self.config.heads, self.config.dim // self.config.heads
+        cache = inputs.new_empty(len(self.blocks), 2, n, heads, self.steps, head_dim)
+        stores = [(cast(LocalBlock, block), kv[0], kv[1]) for block, kv in zip(self.blocks, cache, strict=True)]
+        written = self.embed.sizes.repeat(n, self.steps, 1)
         x, steps = inputs[:, 0], frames + n_books - 1
         for t in range(steps):
             for block, keys, values in stores:
                 x = block.step(x, keys, values, t)
             first, last = max(0, t - frames + 1), min(t, n_books - 1)
-            x = F.layer_norm(x, (dim,), self.norm.weight)
-            logits = x @ self.heads[first : last + 1]  # (A, N, codes)
+            logits = self.heads.some(self.norm(x), first, last)  # (A, N, codes)
             if self.ragged:
                 logits = logits + self.unreal[first : last + 1].to(logits.dtype)
             chosen = sampler(logits.transpose(0, 1), first)
-            for i in range(last - first + 1):
-                codes[:, t - first - i, first + i] = chosen[:, i]
+            written[:, t, first : last + 1] = chosen
             if t + 1 < steps:
                 x = inputs[:, t + 1] + self.embed(chosen, first)
-        return codes
+        return written[:, self.when.view(n_books, -1).T, self.book]

@@ -18,7 +18,7 @@ class SamplingConfig:
     """
 
     temperature: float = 0.9
-    top_k: int = 0
+    top_k: int = 100
     top_p: float = 0.95
     repeat_window: int = 50
     repeat_limit: int = 25

@@ -21,9 +21,9 @@ SMALL = DecoderConfig(
 def decoder() -> HybridDecoder:
     torch.manual_seed(0)
     model = HybridDecoder(SMALL).eval()
-    for layer in model.layers:
-        if layer.attention.sink is not None:
-            torch.nn.init.normal_(layer.attention.sink)
+    for name, p in model.named_parameters():
+        if name.endswith("sink"):
+            torch.nn.init.normal_(p)
     return model
 
 

@@ -38,7 +38,7 @@ def attention(
     if causal:
         mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril()
     if mask is not None:
-        # one addition of a small (Tq, Tk) tensor is several times faster on CPUs than a masked fill of all heads
+        # the mask is small, being shared by all heads, so it is filled and added instead of filling the logits
         logits = logits + torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, float("-inf"))
     logits = torch.cat([logits, sink.to(logits.dtype).view(1, heads, 1, 1).expand(batch, heads, n, 1)], dim=-1)
     weights = logits.softmax(-1)[..., :-1]

@@ -6,8 +6,8 @@ each *patch* of `patch_size` consecutive frames, so an audio cell holds `patch_s
     text   (T,)                       `<|empty|>` where the step is audio
     audio  (T, patch_size, n_books)   each book's empty id (its size) where the step is text, or past the clip's end
 
-This is MiMo-Audio's layout (arXiv 2512.23808) with the patch folded into an axis of its own.  `TokenGrid` is the only place
-that knows ids, and `next_step` the only function that shifts targets.
+This is MiMo-Audio's layout (its technical report) with the patch folded into an axis of its own.  `TokenGrid` is the only
+place that knows ids, and `next_step` the only function that shifts targets.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ from solfa.omni.decoder import DecoderConfig, HybridDecoder
 from solfa.omni.grid import IGNORE, Grid, Labels, TokenGrid, next_step
 from solfa.omni.patches import LocalConfig, PatchDecoder, PatchEncoder
 
-# MiMo-Audio's weights of the books (technical report, section 2.2); a coarse book decides more of the sound
+# MiMo-Audio's weights of the books (technical report); a coarse book decides more of the sound
 BOOK_WEIGHTS = (12.0, 8.0, 6.0, 4.0, 2.0, 2.0, 1.0, 1.0)
 
 

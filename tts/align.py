@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from solfa.tts.flite import PAUSES, VOWELS, Sentence
-from solfa.tts.measure import SLOT, Floats, decibels, slot_power, slots_of
+from solfa.tts.measure import decibels, slot_power, slots_of
+from solfa.tts.pitch import SLOT, Floats
 
 RATE = 16_000  # Hz, what the model hears
 EDGE = 15  # slots of silence kept at either end

@@ -16,10 +16,12 @@ from solfa.tokenizers.audio_io import read_audio, resample, write_wav
 from solfa.tts import synthetic
 from solfa.tts.align import RATE, Aligner, absurd
 from solfa.tts.flite import Sentence
-from solfa.tts.measure import LEVEL, SLOT, Floats, measure, normalised
+from solfa.tts.measure import LEVEL, decibels, measure, normalised, slot_power
+from solfa.tts.pitch import SLOT, Floats
 from solfa.tts.synthetic import Change
 
 SAMPLE_RATE = 24_000
+PAD = 20  # slots of faint noise put around a recording: cut to the bone, its silence would be counted to a phone
 
 _aligner: Aligner | None = None  # one per worker process: loading the acoustic model takes a second
 
@@ -81,10 +83,11 @@ def record(job: Recording, out: Path) -> dict[str, Any]:
     try:
         wav = read_audio(job.path, SAMPLE_RATE).samples
     except UserError as e:
-        return refused | {"rejected": str(e)}
+        return refused | {"rejected": str(e), "unreadable": True}
     wav, level = normalised(wav, SAMPLE_RATE)
     if level < -70:
         return refused | {"rejected": "silence"}
+    wav = padded(wav, PAD)
     if _aligner is None:
         _aligner = Aligner()
     low = resample(wav, SAMPLE_RATE, RATE)
@@ -169,6 +172,13 @@ def whole_slots(wav: Floats, slots: int, sample_rate: int = SAMPLE_RATE) -> np.n
     """Cut or pad a clip to `slots` times 10 ms."""
     size = round(slots * SLOT * sample_rate)
     return np.concatenate([wav[:size], np.zeros(max(0, size - len(wav)), wav.dtype)])
+
+
+def padded(wav: Floats, slots: int) -> np.ndarray:
+    """A clip with noise, as faint as its own faintest slots, before and after."""
+    floor = min(float(np.percentile(decibels(slot_power(wav, SAMPLE_RATE)), 3)), -60.0)
+    noise = 10 ** (max(floor, -80.0) / 20) * np.random.default_rng(0).standard_normal((2, round(slots * SLOT * SAMPLE_RATE)))
+    return np.concatenate([noise[0], wav, noise[1]]).astype(np.float32)
 
 
 def changed(change: Change) -> dict[str, float]:

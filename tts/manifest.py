@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from solfa.atomic import replacing
+from solfa.atomic import write_bytes
 from solfa.errors import UserError
 from solfa.tts.measure import relative, standardised
 
@@ -27,6 +27,7 @@ Row = dict[str, Any]
 
 HELDOUT_CLIPS = 25  # of a reader of whom there is much
 HELDOUT_SPEAKERS = 0.05  # share, of a source with many
+STRANGER = 7.0  # semitones from a reader's median at which a clip must be somebody else's
 WORST = 4.0  # deviations below the source's median alignment score at which a clip goes
 STYLES = ("rate", "pitch", "pitch_range", "loudness", "brightness", "breathiness", "pauses")
 
@@ -98,22 +99,33 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def drop_misaligned(parts: Parts) -> None:
-    """Move recordings whose alignment scores far below the others of their source to the rejects, with their variants."""
+def drop_doubtful(parts: Parts) -> None:
+    """Move to the rejects, with their variants: recordings whose alignment scores far below the others of their source, and
+    those of a single reader whose pitch says that somebody else reads."""
+    recordings = [row for row in parts.rows.values() if row["made"] == "recording"]
     scores: dict[str, list[float]] = defaultdict(list)
-    for row in parts.rows.values():
-        if "score" in row and row["made"] == "recording":
-            scores[row["source"]].append(row["score"])
+    pitches: dict[str, list[float]] = defaultdict(list)
+    for row in recordings:
+        scores[row["source"]].append(row["score"])
+        if row["voice"] and row["median_pitch"]:
+            pitches[row["voice"]].append(row["median_pitch"])
     least = {}
     for source, values in scores.items():
         median = np.median(values)
         least[source] = median - WORST * 1.4826 * np.median(np.abs(np.array(values) - median))
+    why = {}
+    for row in recordings:
+        if row["score"] < least[row["source"]]:
+            why[row["id"]] = f"alignment score {row['score']}, far below the others"
+        elif row["voice"] and row["median_pitch"]:
+            off = 12 * abs(np.log2(row["median_pitch"] / np.median(pitches[row["voice"]])))
+            if off > STRANGER:
+                why[row["id"]] = f"pitch {off:.0f} semitones off this reader's: somebody else?"
     for row in list(parts.rows.values()):
-        origin = parts.rows.get(row.get("parent", ""), row)
-        if origin["made"] == "recording" and origin["score"] < least[origin["source"]]:
-            parts.rejects[row["id"]] = {"id": row["id"], "source": row["source"], "rejected": f"alignment score {origin['score']}"}
-    for key in parts.rejects:
-        parts.rows.pop(key, None)
+        reason = why.get(row.get("parent", row["id"]))
+        if reason is not None:
+            parts.rejects[row["id"]] = {"id": row["id"], "source": row["source"], "rejected": reason}
+            del parts.rows[row["id"]]
 
 
 def score(rows: list[Row]) -> None:
@@ -133,7 +145,7 @@ def score(rows: list[Row]) -> None:
 
 def write(out: Path, parts: Parts, describe: Callable[[Row, random.Random], list[str]]) -> list[Row]:
     """Write manifest.jsonl and rejects.jsonl from everything under OUT/parts; -> the manifest's rows."""
-    drop_misaligned(parts)
+    drop_doubtful(parts)
     rows = sorted(parts.rows.values(), key=lambda row: (row["source"], row["id"]))
     if not rows:
         raise UserError(f"no clip could be used; {out / 'rejects.jsonl'} says why")
@@ -150,6 +162,4 @@ def write_rejects(out: Path, parts: Parts) -> None:
 
 
 def _write_lines(path: Path, rows: Iterable[Row]) -> None:
-    with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

@@ -2,7 +2,7 @@
 
 Everything counts in slots of 10 ms.  `measure` needs the clip's phones and durations; `measure_unlabelled` finds
 syllables by energy instead, for speech whose phones nobody knows.  `standardised` turns the numbers into style scores
-(0 = an ordinary speaker, 1 = clearly more).  Training data only: pyworld (extra `train`) is imported when used.
+(0 = an ordinary speaker, 1 = clearly more).
 """
 
 import math
@@ -12,13 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solfa.tts.flite import PAUSES, VOWELS
+from solfa.tts.pitch import CEILING, FLOOR, SLOT, Floats, pitch_statistics, pitch_track
 
-Floats = NDArray[np.floating]
-
-SLOT = 0.01  # seconds
 LEVEL = -23.0  # dB RMS of active speech in every training clip
-FLOOR, CEILING = 60.0, 600.0  # Hz, range of the pitch tracker
-DECIMATION = 4  # DIO's; StoneMask refines on the full signal, so only a few slots at the edge of voicing differ
 BRIGHT = (60.0, 2000.0, 7600.0)  # Hz; 16 kHz recordings and 24 kHz ones are judged on the same bands
 
 
@@ -30,32 +26,6 @@ class Measured:
     energy: list[float]
     median_pitch: float
     attributes: dict[str, float]
-
-
-def pitch_track(wav: Floats, sample_rate: int) -> Floats:
-    """(n,) -> (slots,) Hz at slot centres, 0 where unvoiced.  WORLD's DIO and StoneMask, without leaps and splinters."""
-    import pyworld
-
-    # DIO estimates at 0, 10, 20 ms ...; slots are centred at 5, 15, ... ms
-    shifted = np.concatenate([wav[int(SLOT / 2 * sample_rate) :], np.zeros(int(SLOT / 2 * sample_rate))]).astype(np.float64)
-    raw, times = pyworld.dio(shifted, sample_rate, f0_floor=FLOOR, f0_ceil=CEILING, frame_period=1000 * SLOT, speed=DECIMATION)
-    track = pyworld.stonemask(shifted, raw, times, sample_rate)
-    return tidy(track[: slots_of(wav, sample_rate)])
-
-
-def tidy(track: Floats, shortest: int = 3) -> Floats:
-    """A pitch track without voiced runs under `shortest` slots and without slots an octave off the median."""
-    track = track.copy()
-    voiced = track > 0
-    if not voiced.any():
-        return track
-    median = np.median(track[voiced])
-    track[(track < 0.5 * median) | (track > 2.0 * median)] = 0
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], (track > 0).astype(np.int8), [0]])))
-    for start, end in zip(edges[::2], edges[1::2], strict=True):
-        if end - start < shortest:
-            track[start:end] = 0
-    return track
 
 
 def slots_of(wav: Floats, sample_rate: int) -> int:
@@ -83,6 +53,16 @@ def active(power: Floats, gate: float = 25.0) -> NDArray[np.bool_]:
     """Slots within `gate` dB of the loud ones (95th percentile)."""
     level = decibels(power)
     return level > np.percentile(level, 95) - gate
+
+
+def speaking(power: Floats, gate: float = 30.0) -> NDArray[np.bool_]:
+    """Slots in which somebody speaks, stops' closures (gaps under 150 ms) included."""
+    found = active(power, gate)
+    where = np.flatnonzero(found)
+    for a, b in zip(where[:-1], where[1:], strict=True):
+        if b - a < 15:
+            found[a:b] = True
+    return found
 
 
 def speech_level(wav: Floats, sample_rate: int) -> float:
@@ -118,7 +98,8 @@ def brightness(wav: Floats, sample_rate: int, track: Floats) -> float:
 def breathiness(wav: Floats, sample_rate: int, chosen: NDArray[np.bool_]) -> float:
     """0 (clear) .. 1 (whisper): one minus the periodicity between 500 and 4000 Hz of the chosen slots, vowels if known.
 
-    Periodicity is the highest normalised autocorrelation at the lag of a pitch (Boersma 1993), over 50 ms.
+    Periodicity is the highest normalised autocorrelation at the lag of a pitch (Boersma 1993), over 50 ms; noise reaches
+    0.45 by chance, which counts as none.
     """
     if not chosen.any():
         return 0.0
@@ -132,7 +113,7 @@ def breathiness(wav: Floats, sample_rate: int, chosen: NDArray[np.bool_]) -> flo
     own = np.fft.irfft(np.square(np.abs(np.fft.rfft(window, size))), size)
     lags = slice(int(sample_rate / CEILING), int(sample_rate / FLOOR))
     peaks = (correlation[:, lags] / np.maximum(correlation[:, :1], 1e-12) / (own[lags] / own[0])).max(1)
-    return float(np.clip(1 - np.median(np.minimum(peaks, 1)), 0, 1))
+    return float(np.clip((1 - np.median(peaks)) / (1 - 0.45), 0, 1))
 
 
 def measure(
@@ -176,23 +157,18 @@ def measure_unlabelled(wav: Floats, sample_rate: int) -> dict[str, float]:
     """The attributes of a clip without labels; rate is syllable nuclei per second of speech, loudness that of the file."""
     track = pitch_track(wav, sample_rate)
     power = slot_power(wav, sample_rate)
-    speaking = active(power)
-    where = np.flatnonzero(speaking)
+    loud, said = active(power), speaking(power)
+    where = np.flatnonzero(said)
     inside = where[-1] + 1 - where[0] if len(where) else 1
-    # a gap shorter than 150 ms is the closure of a stop, not a pause
-    closed = speaking.copy()
-    for a, b in zip(where[:-1], where[1:], strict=True):
-        if b - a < 15:
-            closed[a:b] = True
     median, deviation = pitch_statistics(track)
     return {
-        "rate": nuclei(power, track) / max(SLOT * int(closed.sum()), SLOT),
+        "rate": nuclei(power, track) / max(SLOT * int(said.sum()), SLOT),
         "pitch": median,
         "pitch_range": deviation,
-        "loudness": float(decibels(power[speaking].mean())) if speaking.any() else -100.0,
+        "loudness": float(decibels(power[loud].mean())) if loud.any() else -100.0,
         "brightness": brightness(wav, sample_rate, track),
         "breathiness": breathiness(wav, sample_rate, track > 0),
-        "pauses": 1 - int(closed.sum()) / inside,
+        "pauses": 1 - int(said.sum()) / inside,
     }
 
 
@@ -209,14 +185,6 @@ def nuclei(power: Floats, track: Floats) -> int:
         else:
             kept.append(peak)
     return len(kept)
-
-
-def pitch_statistics(track: Floats) -> tuple[float, float]:
-    """(slots,) Hz -> (median in Hz, standard deviation in semitones); (0, 0) if nothing is voiced."""
-    voiced = track[track > 0]
-    if not len(voiced):
-        return 0.0, 0.0
-    return float(np.median(voiced)), float(np.std(12 * np.log2(voiced / np.median(voiced))))
 
 
 def _frames(wav: Floats, sample_rate: int, seconds: float) -> Floats:
@@ -236,13 +204,18 @@ def _fit(values: NDArray, count: int) -> NDArray:
 
 
 # What counts as 0 and as 1 in a style score.  1 is plainly heard, 2 extreme; centres are those of adult readers.
-CENTRES = {"rate": 12.5, "pitch_range": 2.7, "loudness": LEVEL, "brightness": -19.0, "breathiness": 0.28, "pauses": 0.06}
+CENTRES = {"rate": 11.0, "pitch_range": 3.0, "loudness": LEVEL, "brightness": -18.0, "breathiness": 0.35, "pauses": 0.03}
 PITCH_CENTRES = {-1.0: 115.0, 0.0: 150.0, 1.0: 190.0}  # Hz by gender; children speak at CHILD_PITCH
 CHILD_PITCH = 250.0
 
 
-def standardised(attributes: dict[str, float], gender: float | None, age: float | None) -> dict[str, float]:
-    """Attributes -> style scores against people of that gender and age: 0 ordinary, 1 plainly more, 2 extreme."""
+def standardised(
+    attributes: dict[str, float], gender: float | None, age: float | None, limit: bool = True
+) -> dict[str, float]:
+    """Attributes -> style scores against people of that gender and age: 0 ordinary, 1 plainly more, 2 extreme.
+
+    limit: keep scores within -3 .. 3, which is what the planner sees; differences want them unlimited.
+    """
     a = {k: max(v, 1e-3) if k in ("rate", "pitch", "pitch_range") else v for k, v in attributes.items()}
     ordinary = CHILD_PITCH if age is not None and age < 0 else PITCH_CENTRES[float(np.sign(gender or 0))]
     scores = {
@@ -251,10 +224,11 @@ def standardised(attributes: dict[str, float], gender: float | None, age: float 
         "pitch_range": math.log(a["pitch_range"] / CENTRES["pitch_range"]) / 0.35,
         "loudness": (a["loudness"] - CENTRES["loudness"]) / 5,
         "brightness": (a["brightness"] - CENTRES["brightness"]) / 4,
-        "breathiness": 2 * (a["breathiness"] - CENTRES["breathiness"]) / (0.8 - CENTRES["breathiness"]),
+        "breathiness": 2 * (a["breathiness"] - CENTRES["breathiness"]) / (0.9 - CENTRES["breathiness"]),
         "pauses": (a["pauses"] - CENTRES["pauses"]) / 0.06,
     }
-    return {k: round(min(3.0, max(-3.0, v)), 3) for k, v in scores.items()}
+    bound = 3.0 if limit else math.inf
+    return {k: round(min(bound, max(-bound, v)), 3) for k, v in scores.items()}
 
 
 def relative(scores: dict[str, float], ordinary: dict[str, float]) -> dict[str, float]:

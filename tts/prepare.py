@@ -10,6 +10,7 @@ import os
 import random
 import re
 import shutil
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -64,11 +65,10 @@ def prepare(
     if flite_hours and not sentences:
         raise UserError("--flite-hours needs --sentences FILE, the texts to speak")
     flite.program()
-    read = [(folder, _metadata(folder)) for folder in sources or []]
+    read = [(folder, read_metadata(folder)) for folder in sources or []]
     never = {sentence_key(s) for s in heldout_sentences()}
     make_folder(out)
     parts = Parts(out)
-    fresh = len(parts.rejects)
     if flite_hours:
         lines = flite_lines([_lines(path) for path in sentences or []], flite_hours, never | heldout_texts(parts, read))
         _run(lines[:limit], out, parts, workers, "speaking with Flite")
@@ -76,13 +76,14 @@ def prepare(
         jobs = recordings(folder, rows, never)
         _run(jobs[:limit], out, parts, workers, f"aligning {folder.name}")
         if world:
+            manifest.drop_doubtful(parts)
             names = {job.id for job in jobs[:limit]}
             _run(variants(parts, folder.name, names, world), out, parts, workers, f"resynthesising {folder.name}")
     manifest.write_rejects(out, parts)
     rows = manifest.write(out, parts, _describer())
     manifest.write_rejects(out, parts)
     _report(rows, parts)
-    return 1 if len(parts.rejects) > fresh else 0
+    return 1 if any(row.get("unreadable") for row in parts.rejects.values()) else 0
 
 
 def heldout_sentences() -> list[str]:
@@ -181,7 +182,7 @@ def flite_lines(texts: list[list[str]], hours: float, never: set[str]) -> list[L
             lines.append(Line(f"{voice}-{ordered(text)[:10]}", text, Person(voice, voice, gender, age)))
             seconds += 0.07 * len(text)  # Flite's voices say about 14 characters a second
             at += 1
-    return lines
+    return sorted(lines, key=lambda line: ordered(line.id))  # voices in turn: a run cut short is still a mixture
 
 
 def speakable(text: str) -> bool:
@@ -235,10 +236,14 @@ def _parallel(work: Callable[[Any], list[Row]], jobs: list[Any], workers: int) -
 
 
 def _polite() -> None:
-    os.nice(5)  # leave the machine usable
+    os.nice(max(0, 5 - os.nice(0)))  # leave the machine usable
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # a worker would wait for ever for the next job of a command that was killed
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _metadata(folder: Path) -> list[dict[str, str]]:
+def read_metadata(folder: Path) -> list[dict[str, str]]:
+    """The clips of a source that have a text.  Raises: UserError for a folder without a readable metadata.csv."""
     path = folder / "metadata.csv"
     if not path.is_file():
         raise UserError(f"{folder} has no metadata.csv with the columns file, speaker and text")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from solfa.tts import flite
 from solfa.tts.flite import PAUSES, Sentence
-from solfa.tts.measure import CEILING, DECIMATION, FLOOR, LEVEL, SLOT, Floats
+from solfa.tts.measure import LEVEL
+from solfa.tts.pitch import CEILING, FLOOR, SLOT, Floats, pitch_track
 
 FRAME = 0.005  # seconds between WORLD's frames
 EDGE = 15  # slots of silence kept at either end
@@ -110,8 +111,17 @@ def analyse(wav: Floats, sample_rate: int) -> Analysis:
     import pyworld
 
     wav = np.ascontiguousarray(wav, np.float64)
-    raw, times = pyworld.dio(wav, sample_rate, f0_floor=FLOOR, f0_ceil=CEILING, frame_period=1000 * FRAME, speed=DECIMATION)
-    f0 = pyworld.stonemask(wav, raw, times, sample_rate)
+    times = np.arange(int(len(wav) / (FRAME * sample_rate)) + 1) * FRAME
+    # from slot centres to frames; a frame is voiced if its nearest slot is
+    track = pitch_track(wav, sample_rate)
+    centres = (np.arange(len(track)) + 0.5) * SLOT
+    voiced = track > 0
+    f0 = np.zeros(len(times))
+    if voiced.any():
+        here = voiced[np.minimum((times / SLOT).astype(int), len(track) - 1)]
+        f0 = np.where(here, np.interp(times, centres[voiced], track[voiced]), 0.0)
+        refined = pyworld.stonemask(wav, f0, times, sample_rate)
+        f0 = np.where((refined > 0) & (np.abs(refined / np.maximum(f0, 1) - 1) < 0.15), refined, f0)
     envelope = pyworld.cheaptrick(wav, f0, times, sample_rate)
     coarse = pyworld.d4c(wav, np.ascontiguousarray(f0[::2]), np.ascontiguousarray(times[::2]), sample_rate)
     aperiodicity = np.repeat(coarse, 2, 0)[: len(f0)]
@@ -163,8 +173,9 @@ def resynthesise(
     octaves = np.log2(np.maximum(hertz, 500.0) / 500.0)
     envelope = envelope * 10 ** (np.clip(change.tilt * octaves, -24, 14) / 10)
     if change.breath:
-        reach = np.clip(0.3 + hertz / 3000, 0, 1)
-        aperiodicity = aperiodicity + (1 - aperiodicity) * change.breath * reach
+        # aperiodicity is a ratio of amplitudes; noise adds as power
+        reach = np.clip(0.2 + hertz / 2000, 0, 1)
+        aperiodicity = np.sqrt(aperiodicity**2 + (1 - aperiodicity**2) * change.breath * reach)
     if change.whisper:
         # without a glottal source the low formants nearly vanish and vowels fall below the consonants
         quieter = np.interp(hertz, [0, 150, 600, 1500], [-34, -30, -16, -8])

@@ -141,7 +141,7 @@ def lexicon() -> Lexicon:
 
 def a(noun: str) -> str:
     """The noun with its indefinite article."""
-    return ("an " if re.match(r"(?!uni|use|eu|one)[aeiou]", noun, re.I) else "a ") + noun
+    return ("an " if re.match(r"(?!uni[^nm]|use|eu|one)[aeiou]", noun, re.I) else "a ") + noun
 
 
 def _list(words: list[str], rng: random.Random) -> str:

@@ -95,11 +95,12 @@ def sinusoids(steps: int, dim: int, device: torch.device) -> Tensor:
 def slot_phones(slots: Tensor, total: int) -> tuple[Tensor, Tensor]:
     """Which phone each 10 ms slot belongs to, and how far into it the slot lies.
 
-    slots: int (B, N) -> (B, total) phone index (the last one past the end), (B, total) 0..1.
+    slots: int (B, N) -> (B, total) phone index (past the end the last one that lasts), (B, total) 0..1.
     """
     ends = slots.cumsum(1)
     at = torch.arange(total, device=slots.device).expand(len(slots), -1).contiguous()
-    index = torch.searchsorted(ends, at, right=True).clamp(max=slots.shape[1] - 1)
+    last = (ends < ends[:, -1:]).sum(1, keepdim=True)
+    index = torch.minimum(torch.searchsorted(ends, at, right=True), last)
     length = slots.gather(1, index).clamp_min(1)
     into = (at - (ends.gather(1, index) - length) + 0.5) / length
     return index, into.clamp(0, 1)

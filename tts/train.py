@@ -22,6 +22,7 @@ from torch import Tensor
 from solfa import checkpoints
 from solfa import recipe as recipes
 from solfa.errors import UserError
+from solfa.omni.model import BOOK_WEIGHTS
 from solfa.omni.model import loss as omni_loss
 from solfa.progress import track
 from solfa.tokenizers.shards import TokenDataset
@@ -162,7 +163,8 @@ def losses(model: TTSModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     aligned = torch.cat([folded.new_zeros(len(folded), len(start), *folded.shape[2:]), folded], dim=1)
     aligned = torch.cat([aligned, aligned.new_zeros(len(aligned), steps - aligned.shape[1], *aligned.shape[2:])], dim=1)
     aligned = aligned * grid.is_audio(sequences.text)[..., None, None]
-    made = omni_loss(model.omni(sequences, aligned, model.soft(batch.conditions, steps)), text_weight=0.0)
+    output = model.omni(sequences, aligned, model.soft(batch.conditions, steps))
+    made = omni_loss(output, text_weight=0.0, book_weights=BOOK_WEIGHTS[: model.config.books])
     return made.total, planner.loss(prediction, batch.prosody, batch.real), made.books
 
 
@@ -280,7 +282,7 @@ def run(recipe: TTSRecipe) -> Path:
         optimizer.step()
         average.update(inner)
         step += 1
-        sums += np.array([float(audio), float(plan), *books.tolist()])
+        sums += np.array([audio.item(), plan.item(), *books.tolist()])
         if writer is None:
             continue
         if step % 50 == 0:

@@ -149,7 +149,7 @@ def pruned(teacher: Tokenizer) -> Tokenizer:
     kept = [
         t
         for t, _ in sorted(spec["model"]["vocab"].items(), key=lambda item: item[1])
-        if t.isascii() and not t.startswith("[")
+        if t.isascii() and not t.startswith("[") and not re.search(r"\d\d", t)
     ]
     spec["model"]["vocab"] = {token: i for i, token in enumerate(SPECIAL[:2] + kept)}
     spec |= {"truncation": None, "padding": None, "post_processor": None, "added_tokens": []}
@@ -235,8 +235,8 @@ def train(net: StyleNet, data: Data, recipe: Recipe, teacher_share: float = 1.0)
                 got: StyleReading = net(padded([data.ids[i] for i in rows]), noise=recipe.blur)
             far = 1 - (got.sentence * data.sentence[rows]).sum(-1).mean()
             loss = asked_loss(got.odds, got.strength, got.about, data.values[rows], data.about[rows])
-            losses.append(float(loss))
-            cosines.append(1 - float(far))
+            losses.append(float(loss.detach()))
+            cosines.append(1 - float(far.detach()))
             optimizer.zero_grad()
             (loss + recipe.distill * far).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

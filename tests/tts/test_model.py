@@ -1,0 +1,114 @@
+"""The TTS network, its trainer and the speaker, at a size that trains in seconds."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from solfa.errors import UserError
+from solfa.omni.decoder import AttentionConfig, DecoderConfig
+from solfa.omni.patches import LocalConfig
+from solfa.tts import train
+from solfa.tts.model import Conditions, TTSConfig, TTSModel, Voice
+from solfa.tts.planner import PlannerConfig, Prosody
+from solfa.tts.train import Batches, TTSRecipe, Utterance, collate, losses
+
+VOICES = (Voice("described"), Voice("ann", 1.0, 0.0, 200.0), Voice("bob", -1.0, 0.0, 100.0))
+TINY = TTSConfig(
+    voices=VOICES, books=2, codebook_size=32, slot_dim=8,
+    planner=PlannerConfig(symbols=20, dim=16, layers=1, heads=2, ffn_dim=32, voice_dim=16),
+    decoder=DecoderConfig(
+        dim=32, layers=2, ffn_dim=48, full_layers=(0,), full=AttentionConfig(heads=2, kv_heads=1, qk_dim=16, v_dim=16, rotary_dim=8),
+        sliding=AttentionConfig(window=8, heads=2, kv_heads=1, qk_dim=16, v_dim=16, rotary_dim=8, sink=True),
+    ),
+    patch_encoder=LocalConfig(16, 1, 2, 32), patch_decoder=LocalConfig(16, 1, 2, 32),
+)  # fmt: skip
+
+
+def utterance(seed: int, voice: str | None = "ann", phones: int = 6) -> Utterance:
+    rng = np.random.default_rng(seed)
+    slots = [int(n) for n in rng.integers(3, 12, phones)]
+    frames = math.ceil(sum(slots) / 4)
+    pitch = [float(p) for p in np.where(rng.random(phones) < 0.7, 200 * 2 ** rng.normal(0, 0.2, phones), 0)]
+    codes = torch.from_numpy(rng.integers(0, 32, (2, frames))).to(torch.int16)
+    ids = [int(i) for i in rng.integers(0, 20, phones)]
+    energy = [float(e) for e in rng.normal(-25, 5, phones)]
+    return Utterance(ids, slots, pitch, energy, codes, voice, "made", 200.0, (1.0, 0.0), [0.0] * 6, 0.0, False)
+
+
+def test_padding_a_batch_changes_no_loss() -> None:
+    torch.manual_seed(0)
+    model = TTSModel(TINY).eval()
+    short, long = utterance(0, phones=4), utterance(1, phones=11)
+    alone = losses(model, collate([short], VOICES, np.zeros(1, bool)))
+    both = losses(model, collate([short, long], VOICES, np.zeros(2, bool)))
+    other = losses(model, collate([long], VOICES, np.zeros(1, bool)))
+    n, m = short.codes.shape[1], long.codes.shape[1]
+    torch.testing.assert_close(both[2], (n * alone[2] + m * other[2]) / (n + m), atol=1e-4, rtol=1e-4)
+
+
+def test_pitch_is_relative_to_the_voice_or_for_a_described_one_to_the_clip() -> None:
+    clip = utterance(0)._replace(pitch=[100.0, 0.0, 200.0, 400.0, 200.0, 200.0], median_pitch=100.0)
+    as_ann = collate([clip], VOICES, np.array([False]))
+    hidden = collate([clip], VOICES, np.array([True]))
+    assert as_ann.conditions.voice.tolist() == [1] and hidden.conditions.voice.tolist() == [0]
+    assert as_ann.prosody.pitch[0, [0, 2, 3]].tolist() == [-12.0, 0.0, 12.0]
+    assert hidden.prosody.pitch[0, [0, 2, 3]].tolist() == [0.0, 12.0, 24.0]
+    assert math.isnan(as_ann.prosody.pitch[0, 1])
+
+
+def test_frames_follow_the_plan() -> None:
+    torch.manual_seed(0)
+    model = TTSModel(TINY).eval()
+    context = torch.randn(1, 3, 16)
+    conditions = Conditions(torch.tensor([1]), torch.zeros(1, 3), torch.zeros(1, 6), torch.zeros(1))
+
+    def frames(pitch: float, slots: list[int]) -> torch.Tensor:
+        prosody = Prosody(torch.tensor([slots]), torch.tensor([[0.0, pitch, 0.0]]), torch.zeros(1, 3))
+        return model.frames(context, prosody, conditions, 6)[0]
+
+    higher = (frames(5.0, [8, 8, 8]) - frames(0.0, [8, 8, 8])).abs().sum(-1)
+    assert higher[2:4].min() > 1e-3 and higher[[0, 1, 4, 5]].max() < 1e-6  # only the frames of the second phone
+    unvoiced = frames(math.nan, [8, 8, 8])
+    assert torch.isfinite(unvoiced).all()
+
+
+def test_batches_depend_on_seed_and_step_alone_and_follow_the_weights() -> None:
+    items = [utterance(i, "ann" if i % 2 else "bob") for i in range(40)]
+    batches = Batches(items, TTSRecipe(data="", mix={"bob": 0.0}, finish={"ann": 0.0}, finish_from=0.5, batch_seconds=3))
+    first, _ = batches.draw(3, 0.0)
+    again, _ = batches.draw(3, 0.0)
+    assert [id(u) for u in first] == [id(u) for u in again]
+    assert {u.voice for u in first} == {"ann"}
+    assert {u.voice for u in batches.draw(4, 0.9)[0]} == {"bob"}
+
+
+def test_a_voice_that_no_clip_has_is_an_error() -> None:
+    with pytest.raises(UserError, match="nobody"):
+        train.make_voices([utterance(0)], {"nobody": ""})
+
+
+def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [utterance(i, "ann") for i in range(12)] + [utterance(20, "ann")._replace(heldout=True)]
+    monkeypatch.setattr(train, "read", lambda recipe, text: (items, "codec", "0" * 16))
+
+    def run(out: str, steps: int) -> dict[str, torch.Tensor]:
+        recipe = TTSRecipe(
+            data="", out=str(tmp_path / out), model=dataclasses.replace(TINY, voices=VOICES[:1]), voices={"ann": "a test"},
+            steps=steps, save_every=2, batch_seconds=2, precision="no", learning_rate=1e-2,
+        )  # fmt: skip
+        train.run(recipe)
+        from safetensors.torch import load_file
+
+        return load_file(tmp_path / out / "state" / "model.safetensors")
+
+    # The rate depends on the share of the run that is done, and the first part is a shorter run.
+    monkeypatch.setattr(train, "cosine_rate", lambda done: 1.0)
+    whole = run("whole", 4)
+    run("parts", 2)
+    parts = run("parts", 4)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, atol=1e-6, rtol=1e-5, msg=name)

@@ -1,0 +1,148 @@
+"""The speaker around an untrained network: lengths, seeds, times, long texts and mistakes do not depend on training."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from solfa.cli import run
+from solfa.errors import UserError
+from solfa.omni.decoder import AttentionConfig, DecoderConfig
+from solfa.omni.patches import LocalConfig
+from solfa.tokenizers.audio.model import AudioTokenizer
+from solfa.tokenizers.text import TextTokenizer
+from solfa.tts.model import TTSConfig, TTSModel, Voice
+from solfa.tts.planner import PlannerConfig
+from solfa.tts.speak import TTS
+from solfa.tts.style import Style, StyleEncoder
+from solfa.tts.train import save_pretrained
+
+VOICES = (Voice("described"), Voice("ann", 1.0, 0.0, 200.0), Voice("bob", -1.0, 0.0, 100.0))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_codec_folder: Path) -> Path:
+    """A checkpoint of an untrained speaker for the tiny codec."""
+    codec, text = AudioTokenizer.from_pretrained(tiny_codec_folder), TextTokenizer.from_pretrained()
+    small = AttentionConfig(heads=2, kv_heads=1, qk_dim=16, v_dim=16, rotary_dim=8)
+    config = TTSConfig(
+        voices=VOICES, codec=str(tiny_codec_folder), codec_fingerprint=codec.fingerprint, books=2, codebook_size=32, slot_dim=8,
+        planner=PlannerConfig(text.vocab_size, dim=16, layers=1, heads=2, ffn_dim=32, voice_dim=16),
+        decoder=DecoderConfig(32, 2, 48, (0,), full=small, sliding=dataclasses.replace(small, window=8, sink=True)),
+        patch_encoder=LocalConfig(16, 1, 2, 32), patch_decoder=LocalConfig(16, 1, 2, 32),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = TTSModel(config)
+    with torch.no_grad():  # phones of about 60 ms, as a trained planner would say
+        model.planner.predict[-1].bias[0] = 2.0
+    out = tmp_path_factory.mktemp("speakers") / "untrained"
+    save_pretrained(out, config, model.state_dict())
+    return out
+
+
+@pytest.fixture(scope="module")
+def tts(folder: Path) -> TTS:
+    return TTS.from_pretrained(folder)
+
+
+def test_speech_is_as_long_as_planned_and_words_are_in_order(tts: TTS) -> None:
+    speech = tts.say("Hello there, world.", voice="ann")
+    assert [w.word for w in speech.words] == ["hello", "there", "world"]
+    times = [t for w in speech.words for t in (w.start, w.end)]
+    assert times == sorted(times)
+    assert times[-1] <= speech.duration + 1e-6
+    assert len(speech.samples) % tts.codec.hop == 0 and np.isfinite(speech.samples).all()
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(tts: TTS) -> None:
+    one, two, other = (tts.say("The same again.", voice="bob", seed=s).samples for s in (4, 4, 5))
+    assert np.array_equal(one, two)
+    assert len(one) != len(other) or not np.array_equal(one, other)
+
+
+def test_stream_joined_is_the_whole(tts: TTS) -> None:
+    text = "First sentence. Second one! And a third?"
+    pieces = list(tts.stream(text, seed=3))
+    assert len(pieces) == 3
+    whole = tts.say(text, seed=3)
+    assert np.array_equal(np.concatenate([p.samples for p in pieces]), whole.samples)
+    assert whole.words[-1].word == "third" and whole.words[-1].end <= whole.duration
+
+
+def test_a_style_is_never_read_aloud(tts: TTS) -> None:
+    tagged = tts.say("<style>slow and calm</style>Good night.", seed=1)
+    asked = tts.say("Good night.", "slow and calm", seed=1)
+    assert [w.word for w in tagged.words] == ["good", "night"]
+    assert np.array_equal(tagged.samples, asked.samples)
+
+
+def test_loudness_is_a_gain_and_nothing_clips(tts: TTS) -> None:
+    plain, loud, quiet = (tts.say("Hello.", Style(loudness=x)).samples for x in (0.0, 2.0, -2.0))
+    assert np.abs(quiet).max() < np.abs(plain).max() < np.abs(loud).max() < 1.0
+
+
+def test_a_pause_tag_takes_time(tts: TTS) -> None:
+    without, with_pause = tts.say("Wait now.", seed=2), tts.say("Wait [pause] now.", seed=2)
+    gap = with_pause.words[1].start - with_pause.words[0].end
+    assert gap >= 0.6 and gap > without.words[1].start - without.words[0].end
+
+
+def test_the_style_chooses_who_speaks_unless_a_voice_is_named(tts: TTS) -> None:
+    assert tts.choose_voice(None, Style()).name == "ann"
+    assert tts.choose_voice(None, Style(gender=-1.0)).name == "bob"
+    assert tts.choose_voice("Ann", Style(gender=-1.0)).name == "ann"
+    with pytest.raises(UserError, match="unknown voice 'zoe'; there are described, ann, bob"):
+        tts.choose_voice("zoe", Style())
+
+
+@pytest.mark.parametrize("text", ["", "   ", "😀😀", "...", "你好", "word " * 10_001])
+def test_text_without_anything_to_say_or_too_much_is_refused(tts: TTS, text: str) -> None:
+    with pytest.raises(UserError):
+        tts.say(text)
+
+
+def test_another_codecs_checkpoint_is_refused(folder: Path, tmp_path: Path, tiny_codec_folder: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_codec_folder, other)
+    header = json.loads((other / "config.json").read_text())
+    header["solfa_version"] = "another"
+    (other / "config.json").write_text(json.dumps(header))
+    with pytest.raises(UserError, match="fingerprint"):
+        TTS.from_pretrained(folder, codec=other)
+
+
+def test_command_writes_a_file_and_says_how_long_it_took(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "hello.wav"
+    assert run(["say", "Hello.", "--style", "slow", "-o", str(out), "--checkpoint", str(folder)]) == 0
+    assert out.stat().st_size > 1000
+    assert "real-time factor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["say", ""], ["say", "🎉"], ["say", "x" * 50_000], ["say", "Hello.", "--style", "говори тихо"], ["say", "Hello.", "--voice", "nobody"]],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(
+    arguments: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.wav"
+    assert run([*arguments, "-o", str(out), "--checkpoint", str(folder)]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_found_before_speaking(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(["say", "Hello.", "-o", str(tmp_path / "file" / "x.wav"), "--checkpoint", str(folder)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_styles_reach_the_network(tts: TTS) -> None:
+    calm, wild = tts.conditions(Style(rate=-1), VOICES[1]), tts.conditions(Style(rate=1), VOICES[1])
+    assert calm.style[0, 0] == -1 and wild.style[0, 0] == 1
+    assert isinstance(tts.styles, StyleEncoder)

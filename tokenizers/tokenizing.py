@@ -1,7 +1,7 @@
 """`solfa tokenize`: clips -> decoded and resampled by threads -> batches of like length -> codes -> token shards.
 
-Rows come out in the order of the corpus whatever the batches were, so a run that is killed and started again writes
-the same shards as one that was left alone.
+Rows come out in the order of the corpus whatever the batches were, so a run that is killed and started again fills
+the same shards with the same rows as one that was left alone.
 """
 
 import os

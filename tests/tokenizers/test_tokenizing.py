@@ -116,7 +116,7 @@ def test_a_killed_process_loses_and_doubles_nothing(mixed: Path, tmp_path: Path,
     process = subprocess.Popen(
         [sys.executable, "-c", script, *words], stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # importing torch on a busy machine
     while (
         len(list((tmp_path / "t").glob("tokens-*.parquet"))) < 2
         and time.monotonic() < deadline

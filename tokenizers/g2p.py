@@ -44,7 +44,7 @@ class LetterToPhone(nn.Module):
         d = config.dim
         self.letter = nn.Embedding(len(LETTERS), d)
         self.place = nn.Embedding(2 * config.max_letters, d)  # from the start, and from the end
-        layer = nn.TransformerEncoderLayer(d, config.heads, 4 * d, 0.1, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(d, config.heads, 2 * d, 0.0, "relu", batch_first=True, norm_first=True)
         self.reader = nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(d), enable_nested_tensor=False)
         self.chunk = nn.Embedding(len(config.chunks), d)
         self.writer = nn.GRUCell(2 * d, d)

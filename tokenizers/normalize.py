@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection
 
+from solfa.tokenizers.spoken_dates import dates, ends_sentence, times
 from solfa.tokenizers.spoken_forms import (
     ABBREVIATIONS,
     AFTER_ROMAN,
@@ -16,8 +17,6 @@ from solfa.tokenizers.spoken_forms import (
     FRACTION_SIGNS,
     KINGS,
     MONEY,
-    MONTH,
-    MONTHS,
     NAME_PREFIXES,
     OPENERS,
     PHRASES,
@@ -61,6 +60,7 @@ def unknown_tags(text: str) -> list[str]:
 
 def normalize(text: str, known: Collection[str] = ()) -> str:
     """`text` as it is to be read aloud; `known` are words that may be read as words even when in capitals."""
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", text.replace("\r\n", "\n"))
     text = TAG.sub(lambda m: " \x00 " if m[1].strip().lower() == "pause" else " ", text)
     text = fold(text)
     for rule in (
@@ -68,8 +68,8 @@ def normalize(text: str, known: Collection[str] = ()) -> str:
         _addresses,
         _phrases,
         _money,
-        _times,
-        _dates,
+        times,
+        dates,
         _romans,
         _units,
         _numbers,
@@ -82,14 +82,10 @@ def normalize(text: str, known: Collection[str] = ()) -> str:
 
 
 def _layout(text: str) -> str:
-    """Paragraphs and list items end like sentences; markdown marks go."""
-    text = (
-        re.sub(
-            r"(?m)^[ \t]*(?:[-*+\u2022\u25cf\u25aa]|#{1,6}|\d{1,2}[.)])[ \t]+(?=\S)", "\n", text.replace("\r\n", "\n")
-        )
-        if "\n" in text
-        else text
-    )
+    """Paragraphs and list items end like sentences; marks of markdown and HTML go."""
+    text = re.sub(r"</?[A-Za-z][^<>]{0,80}>", " ", text)
+    if "\n" in text:
+        text = re.sub(r"(?m)^[ \t]*(?:[-*+\u2022\u25cf\u25aa]|#{1,6}|\d{1,2}[.)])[ \t]+(?=\S)", "\n", text)
     text = re.sub(r"([^\s.!?,;:\x00])[ \t]*\n(?=\s*(?:\n|[A-Z0-9]))", r"\1.\n", text)
     text = re.sub(r"(\*\*|__|~~|\*)(?=\S)([^*_~\n]+?)(?<=\S)\1", r"\2", text)
     return re.sub(r"\s+", " ", text)
@@ -119,13 +115,13 @@ def _addresses(text: str) -> str:
         return " " + spoken(re.split(r"[?#]", address)[0].rstrip("/")) + end
 
     text = re.sub(
-        r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+        r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+",
         lambda m: " " + spoken(m[0].rstrip(".")) + ("." if m[0].endswith(".") else ""),
         text,
     )
     text = re.sub(r"\b(?:https?|ftp)://\S+|\bwww\.\S+", url, text, flags=re.I)
     text = re.sub(
-        r"\b[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|org|net|edu|gov|io|dev|ai|co\.uk)\b(?:/[\w./-]*\w)?",
+        r"(?<![\w.-])[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*\.(?:com|org|net|edu|gov|io|dev|ai|co\.uk)\b(?:/[\w./-]*\w)?",
         url,
         text,
         flags=re.I,
@@ -140,7 +136,7 @@ def _phrases(text: str) -> str:
     text = re.sub(r"\b[Nn]os?\.\s?(?=\d)", "number ", text)
     text = re.sub(r"(?<!\w)#\s?(?=\d)", "number ", text)
     streets = rf"(\d+\s(?:[NSEW]\.?\s)?(?:[A-Z][a-z]+\s|\d+[a-z]+\s)+)({'|'.join(STREETS)})\b\.?"
-    text = re.sub(streets, lambda m: m[1] + STREETS[m[2]] + _stop(m), text)
+    text = re.sub(streets, lambda m: m[1] + STREETS[m[2]] + ends_sentence(m), text)
     return re.sub(r"\bp\.\s?(?=\d)", "page ", text)
 
 
@@ -168,75 +164,6 @@ def _money(text: str) -> str:
     text = re.sub(signs + r"\s?" + AMOUNT + SCALE, lambda m: f" {spoken(m[2], m[3], m[1])} ", text)
     text = re.sub(AMOUNT + SCALE + r"\s?(USD|EUR|GBP)\b", lambda m: f" {spoken(m[1], m[2], m[3])} ", text)
     return re.sub(AMOUNT + SCALE + r"\s?([$€£¥₹¢])", lambda m: f" {spoken(m[1], m[2], m[3])} ", text)
-
-
-def _times(text: str) -> str:
-    def half(letter: str | None) -> str:
-        return f" {letter.upper()} M" if letter else ""
-
-    def clock(m: re.Match[str]) -> str:
-        hour, minute, second = int(m[1]), int(m[2]), m[3]
-        if hour > 24 or minute > 59:
-            return m[0]
-        small = "" if minute == 0 else f" oh {cardinal(minute)}" if minute < 10 else f" {cardinal(minute)}"
-        if not small and not m[4]:
-            small = " o'clock" if 0 < hour <= 12 and not second else " hundred"
-        seconds = f" and {cardinal(int(second))} seconds" if second and int(second) else ""
-        return f"{cardinal(hour)}{small}{seconds}{half(m[4])}" + _stop(m)
-
-    ampm = r"(?:\s?([aApP])(?:\.\s?[mM]\b\.?|[mM]\b))"
-    text = re.sub(r"(?<![\d:.])(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?![\d:])" + ampm + "?", clock, text)
-    text = re.sub(r"\b(\d{1,2})" + ampm, lambda m: f"{cardinal(int(m[1]))}{half(m[2])}" + _stop(m), text)
-    return re.sub(r"\b([ap])\.\s?m\.", lambda m: f"{m[1].upper()} M" + _stop(m), text)
-
-
-def _stop(m: re.Match[str]) -> str:
-    """The point of an abbreviation also ends the sentence when nothing follows, or a word that opens sentences."""
-    ends = rf"[\"')]*\s*$|[\"')]*\s+(?:{OPENERS})\b"
-    return "." if m[0].endswith(".") and re.match(ends, m.string[m.end() :]) else ""
-
-
-def _dates(text: str) -> str:
-    def month(name: str) -> str:
-        return next(m for m in MONTHS if m.startswith(name[:3]))
-
-    def iso(m: re.Match[str]) -> str:
-        y, mo, d = int(m[1]), int(m[2]), int(m[3])
-        return f"{MONTHS[mo - 1]} {ordinal(d)}, {year(y)}" if 1 <= mo <= 12 and 1 <= d <= 31 else m[0]
-
-    def slashed(m: re.Match[str]) -> str:
-        mo, d, y = int(m[1]), int(m[2]), int(m[3])
-        mo, d = (d, mo) if mo > 12 else (mo, d)
-        y += (2000 if y < 50 else 1900) if y < 100 else 0
-        return f"{MONTHS[mo - 1]} {ordinal(d)}, {year(y)}" if 1 <= mo <= 12 and 1 <= d <= 31 else m[0]
-
-    text = re.sub(r"\b(\d{4})-(\d\d)-(\d\d)\b", iso, text)
-    text = re.sub(r"\b(\d{1,2})[/.](\d{1,2})[/.](\d{4}|\d\d)\b(?!\.\d)", slashed, text)
-    day = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
-    its_year = r"(?:,?\s(?P<year>[12]\d{3}))?\b"
-
-    def written(m: re.Match[str]) -> str:
-        if not 1 <= int(m["day"]) <= 31:
-            return m[0]
-        its = f", {year(int(m['year']))}" if m["year"] else ""
-        start = (
-            "the "
-            if m.re.pattern.startswith(r"\b(?P<day>") and not re.search(r"\bthe\s$", m.string[: m.start()], re.I)
-            else ""
-        )
-        spoken = (
-            f"{start}{ordinal(int(m['day']))} of {month(m['month'])}"
-            if m.re.pattern.startswith(r"\b(?P<day>")
-            else f"{month(m['month'])} {ordinal(int(m['day']))}"
-        )
-        return spoken + its
-
-    text = re.sub(rf"\b{MONTH}\s{day}(?![\d:,.]*\d){its_year}", written, text)
-    text = re.sub(rf"\b{MONTH}\s{day}(?=,\s[12]\d{{3}}\b){its_year}", written, text)
-    text = re.sub(rf"\b{day}\s(?:of\s)?{MONTH}(?![a-z]){its_year}", written, text)
-    text = re.sub(rf"\b{MONTH}(?=,?\s[12]\d{{3}}\b)", lambda m: month(m["month"]), text)
-    text = re.sub(r"(?<!\w)'(\d)0s\b", lambda m: plural(cardinal(int(m[1]) * 10)), text)
-    return re.sub(r"\b(1\d|20)(\d)0'?s\b", lambda m: plural(year(int(m[1] + m[2] + "0"))), text)
 
 
 def _romans(text: str) -> str:
@@ -330,7 +257,7 @@ def _abbreviations(text: str) -> str:
         if not point and name not in ALWAYS_ABBREVIATED:
             return m[0]
         if name in ("Dr", "St") and re.search(r"[a-z]\s$", m.string[: m.start()]) and not re.match(r"\s+[A-Z]", rest):
-            return {"Dr": "drive", "St": "street"}[name] + _stop(m)
+            return {"Dr": "drive", "St": "street"}[name] + ends_sentence(m)
         if name in (
             "Mon",
             "Sun",
@@ -348,13 +275,15 @@ def _abbreviations(text: str) -> str:
         ) and not re.match(r",|\s+\S", rest):
             return m[0]
         title = name not in ("Jr", "Sr", "Inc", "Ltd", "Co", "Corp", "Ave", "Blvd", "Rd", "etc", "Bros")
-        return ABBREVIATIONS[name] + ("" if title else _stop(m))
+        return ABBREVIATIONS[name] + ("" if title else ends_sentence(m))
 
     names = "|".join(sorted(ABBREVIATIONS, key=len, reverse=True))
     text = re.sub(rf"\b({names})\b(\.?)", spoken, text)
     # initials and dotted acronyms: "J. K. Rowling", "the U.S. economy", "Ph.D."
     dotted = re.sub(
-        r"\b(?:[A-Za-z]\.){2,}|\b[A-Z]\.[A-Z]\b", lambda m: " ".join(re.findall("[A-Z]", m[0].upper())) + _stop(m), text
+        r"\b(?:[A-Za-z]\.){2,}|\b[A-Z]\.[A-Z]\b",
+        lambda m: " ".join(re.findall("[A-Z]", m[0].upper())) + ends_sentence(m),
+        text,
     )
     return re.sub(rf"(?<!\b[A-Z] )\b([A-Z])\.(?=\s[A-Z](?:[a-z']|\.))(?!\s(?:{OPENERS})\b)", r"\1", dotted)
 
@@ -364,11 +293,10 @@ def _symbols(text: str) -> str:
     text = re.sub(r"\.{2,}(?=\s*[a-z])", ",", text)
     text = re.sub(r"[()\[\]{}|\u2022]+", " , ", text)
     text = (
-        re.sub(r"(?<=\w)\s*(?:--+|\u2014)\s*(?=[\w\"'\x00])|\s+[-\u2013]\s+", " - ", text)
+        re.sub(r"(?<=[\w\"'.!?])\s*(?:--+|\u2014)\s*(?=[\w\"'\x00])|\s+[-\u2013]\s+", " - ", text)
         .replace("\u2014", " ")
         .replace("\u2013", " ")
     )
-    text = re.sub(r"<(?=\w)[^<>]{0,80}>", " ", text)
     spoken = "".join(f" {SYMBOLS[c]} " if c in SYMBOLS else c for c in text)
     return re.sub(r"\s+", " ", spoken)
 
@@ -380,9 +308,9 @@ def _capitals(text: str, known: Collection[str]) -> str:
     shouting = len(loud) > 2 and sum(t.isupper() for t in loud) > len(loud) / 2
 
     def word(m: re.Match[str]) -> str:
-        token, ending = m[1], m[2] or ""
+        token, ending = m[1], m[2]
         if len(token) == 1:
-            return token + ending.lower() if _is_letter(m) else m[0].lower()
+            return token + ending.lower() if ending.lower() in ("", "'s") and _is_letter(m) else m[0].lower()
         bare = token[:-1] if token.endswith("s") and token[:-1].isupper() and len(token) > 2 else token
         if not bare.isupper() or bare in PRONOUNCED_ACRONYMS or shouting and bare.lower() in known:
             whole = token.lower() in known or token.startswith(NAME_PREFIXES)
@@ -392,7 +320,7 @@ def _capitals(text: str, known: Collection[str]) -> str:
             return " ".join(bare) + ("'s" if bare != token else ending.lower())
         return m[0].lower()
 
-    return re.sub(r"(?<![A-Za-z'])([A-Za-z]+)('[A-Za-z]+)?(?![A-Za-z])", word, text)
+    return re.sub(r"(?<![A-Za-z])(?<![A-Za-z]')([A-Za-z]+)((?:'[A-Za-z]+)*)(?![A-Za-z])", word, text)
 
 
 def _is_letter(m: re.Match[str]) -> bool:

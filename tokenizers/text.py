@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from solfa import checkpoints
 from solfa.errors import UserError
 from solfa.tokenizers.normalize import PAUSE, TAG, fold, normalize, speakable, unknown_tags
+from solfa.tokenizers.spoken_forms import OPENERS
 
 if TYPE_CHECKING:
     from solfa.tokenizers.g2p import Speller
@@ -38,7 +39,7 @@ VERB_AFTER = frozenset(
     "cannot couldn't wouldn't shouldn't not never please let's it'll i'll we'll you'll they'll he'll she'll i'd you'd".split()
 )
 NOUN_AFTER = frozenset(
-    "the a an my your his its our their this that these those no any some each every of in on at for by with from as is was "
+    "the a an my your his its our their this that these those no any some each every all many few several such own other two three of in on at for by with from as is was "
     "are were be been very so more most".split()
 )
 OBJECTS = frozenset("the a an my your his her its our their this that these those it them me him us".split())
@@ -48,6 +49,8 @@ NOT_AN_END = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|Gen|Col|Sgt|Capt|Lt|Rev|Hon|Gov|Sen|Rep|Pres|vs|No|no|Fig|fig|approx|Jan|Feb|Mar"
     r"|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|e\.g|i\.e|al)|(?:^|[\s(.])[A-HJ-Z])\.$"
 )
+DOTTED = re.compile(r"(?<!\w)(?:[A-Za-z]\.){2,}$")  # "p.m.", "U.S.": an end only before a word that opens sentences
+OPENS = re.compile(rf"\s*(?:[\"'\u201c\u2018]|(?:{OPENERS})\b|$)")
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,8 @@ def split_sentences(text: str, max_chars: int = 400) -> list[str]:
 def _cut(text: str, ends: re.Pattern[str], exceptions: re.Pattern[str] | None = None) -> Iterator[str]:
     start = 0
     for m in ends.finditer(text):
-        if exceptions and exceptions.search(text[start : m.end()]):
+        before, after = text[start : m.end()], text[m.end() : m.end() + 40]
+        if exceptions and (exceptions.search(before) or DOTTED.search(before) and not OPENS.match(after)):
             continue
         if text[start : m.end()].strip():
             yield text[start : m.end()].strip()

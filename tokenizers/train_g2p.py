@@ -1,6 +1,6 @@
 """Train the letter-to-phone network and write the text checkpoint (build time; needs no Flite itself).
 
-    python -m solfa.tokenizers.train_g2p PRONUNCIATIONS.tsv --out FOLDER --minutes 8
+    python -m solfa.tokenizers.train_g2p PRONUNCIATIONS.tsv --out FOLDER
 
 PRONUNCIATIONS.tsv has `word TAB phones [TAB phones as a verb]`, the most useful word first (see `pronunciations.py`).
 Letters and phones are first aligned by expectation maximization over zero to three phones a letter; then the network
@@ -9,8 +9,8 @@ top, and among the rest those that the network gets wrong, up to `--lexicon-byte
 """
 
 import argparse
+import itertools
 import math
-import time
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -65,6 +65,14 @@ def align(pairs: list[Pair], rounds: int = 4) -> list[tuple[str, ...] | None]:
     return chosen
 
 
+def _gain(letter: str, said: tuple[str, ...], score: dict[tuple[str, str], float], off_diagonal: float) -> float:
+    """Log probability of a chunk; before there are counts, even spread and vowels for vowel letters."""
+    if score:
+        return score.get((letter, " ".join(said)), -15.0 - len(said))
+    odd = sum((phone[0] in "aeiou") != (letter in "aeiouy") for phone in said)
+    return -4 * abs(off_diagonal) - (0, 0, 3, 6)[len(said)] - odd
+
+
 def _cuts(group: list[Pair], letters: int, phones: int, score: dict[tuple[str, str], float]) -> list[list[int]]:
     """For words of one shape, how many phones are said after each letter on the best path.  -> per word (letters,)"""
     best = np.full((len(group), phones + 1), -np.inf)
@@ -74,10 +82,7 @@ def _cuts(group: list[Pair], letters: int, phones: int, score: dict[tuple[str, s
         ahead = np.full_like(best, -np.inf)
         for size in range(min(MAX_CHUNK, phones) + 1):
             for p in range(size, phones + 1):
-                if score:
-                    gain = np.array([score.get((w[t], " ".join(s[p - size : p])), -15.0 - size) for w, s in group])
-                else:
-                    gain = np.full(len(group), -abs(p / phones - (t + 1) / letters) * 4 - (0, 0, 3, 6)[size] + 0.0)
+                gain = np.array([_gain(w[t], s[p - size : p], score, p / phones - (t + 1) / letters) for w, s in group])
                 candidate = best[:, p - size] + gain
                 better = candidate > ahead[:, p]
                 ahead[better, p] = candidate[better]
@@ -127,33 +132,27 @@ def evaluate(model: LetterToPhone, truth: dict[str, str]) -> dict[str, float]:
     return scores
 
 
-def train(
-    items: list[tuple[str, list[int]]], config: LetterToPhoneConfig, minutes: float, seed: int = 0
-) -> LetterToPhone:
-    """Cross entropy of each letter's chunk, one-cycle learning rate over a fixed time."""
+def train(items: list[tuple[str, list[int]]], config: LetterToPhoneConfig, steps: int, seed: int = 0) -> LetterToPhone:
+    """Cross entropy of each letter's chunk; the learning rate warms up, then falls to zero."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = LetterToPhone(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
-    start, step, epoch = time.monotonic(), 0, 0
-    while True:
-        for letters, chunks in batches(items, 512, rng):
-            done = (time.monotonic() - start) / (60 * minutes)
-            if done >= 1:
-                return model.eval()
-            for group in optimizer.param_groups:
-                group["lr"] = 3e-3 * min(1, step / 200, 1.15 * (1 - done))
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(letters, chunks)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), chunks.flatten())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            if step % 100 == 0:
-                print(f"epoch {epoch} step {step} {100 * done:.0f} % loss {loss.item():.3f}", flush=True)
-        epoch += 1
+    warm_up = min(300, steps // 8 + 1)
+    endless = (batch for _ in itertools.count() for batch in batches(items, 256, rng))
+    for step, (letters, chunks) in enumerate(itertools.islice(endless, steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * min(1, (step + 1) / warm_up, 1.15 * (1 - step / steps))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(letters, chunks)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), chunks.flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 0:
+            print(f"step {step} of {steps} loss {loss.item():.3f}", flush=True)
+    return model.eval()
 
 
 def write_lexicon(path: Path, table: dict[str, list[str]], model: LetterToPhone, limit: int, surely: int) -> int:
@@ -177,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pronunciations", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--steps", type=int, default=2500, help="batches of 256 words")
     parser.add_argument("--words", type=int, default=150_000, help="train on this many words from the top")
     parser.add_argument("--lexicon-bytes", type=int, default=1_500_000)
     parser.add_argument("--lexicon-surely", type=int, default=30_000, help="words from the top that are always listed")
@@ -191,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     ids = {c: i for i, c in enumerate(chunks)}
     items = [(w, [ids[c] for c in cut]) for w, cut in aligned if not held_out(w) and all(c in ids for c in cut)]
     print(f"{len(items)} words to train on, {len(chunks)} chunks", flush=True)
-    model = train(items, LetterToPhoneConfig(chunks), args.minutes)
+    model = train(items, LetterToPhoneConfig(chunks), args.steps)
     scores = evaluate(model, {w: table[w][0] for w in usable if held_out(w)})
     print(scores, f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     config = {"vocab": VOCABULARY, "g2p": model.config.to_dict(), "held_out_error_percent": scores}

@@ -33,7 +33,7 @@ class Recognizer:
             hmm=pocketsphinx.get_model_path("en-us/en-us"), lm=None, dict=None, samprate=RATE, loglevel="FATAL"
         )
         words = sorted(set(vocabulary))
-        for i, (word, phones) in enumerate(zip(words, text.pronounce(words), strict=True)):
+        for i, (_, phones) in enumerate(zip(words, text.pronounce(words), strict=True)):
             said = " ".join("AH" if p.rstrip("012") == "ax" else p.rstrip("012").upper() for p in phones)
             self.decoder.add_word(f"w{i}", said, i + 1 == len(words))
         self.words = words

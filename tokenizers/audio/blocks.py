@@ -35,6 +35,8 @@ class ConvBlock(nn.Module):
 class WindowedAttention(nn.Module):
     """Causal self-attention over the last `window` frames, rotary positions.  (B, T, D) -> (B, T, D), O(T * window)."""
 
+    frequency: Tensor
+
     def __init__(self, dim: int, heads: int, window: int):
         super().__init__()
         self.heads, self.window = heads, window

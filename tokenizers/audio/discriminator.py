@@ -12,6 +12,8 @@ WINDOWS = (2048, 1024, 512)
 class StftDiscriminator(nn.Module):
     """(B, n) -> list of feature maps, the last one the score."""
 
+    window: Tensor
+
     def __init__(self, n_fft: int, width: int = 24):
         super().__init__()
         self.n_fft = n_fft

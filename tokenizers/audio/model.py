@@ -3,7 +3,7 @@
 log-mel front end -> convolutions at 100 Hz -> stride 4 -> windowed Transformer at 25 Hz -> residual VQ
 -> windowed Transformer -> convolutions at 100 Hz -> harmonic-plus-noise source shaped in the STFT -> inverse STFT.
 
-Every layer is causal; encoder and decoder each look ahead by one frame (a shift), plus half an STFT window.
+Every layer is causal; encoder and decoder each look ahead by one frame (a shift), and by their STFT windows (`lookahead`).
 The first `lm_books` books are what language models speak; all of them give the best reconstruction.
 """
 
@@ -71,6 +71,11 @@ class Decoded(NamedTuple):
 
 class SpectralFrontEnd(nn.Module):
     """log-mel at two window lengths: long for harmonics, short for onsets.  (B, n) -> (B, n / hop, features)."""
+
+    coarse_bank: Tensor
+    coarse_window: Tensor
+    fine_bank: Tensor
+    fine_window: Tensor
 
     def __init__(self, config: AudioTokenizerConfig):
         super().__init__()
@@ -194,9 +199,11 @@ class AudioTokenizer(nn.Module):
         if not torch.isfinite(wav).all():
             raise UserError("audio to encode has NaN or infinite samples")
         if lengths is not None:
-            wav = wav * (torch.arange(wav.shape[1], device=wav.device) < lengths[:, None])
+            wav = keep(wav, lengths)
         if sample_rate != self.sample_rate:
             wav = AF.resample(wav, sample_rate, self.sample_rate)
+            if lengths is not None:  # the filter rings past a row's end, where the row alone would have been cut
+                wav = keep(wav, -(-lengths * self.sample_rate // sample_rate))
         wav = F.pad(wav, (0, -wav.shape[1] % self.hop)).to(self.encoder_in.weight.device)
         return self.quantizer.encode(self.latents(wav))
 
@@ -206,11 +213,13 @@ class AudioTokenizer(nn.Module):
 
         Raises: UserError for a wrong shape, too many books, or ids outside the codebook.
         """
-        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.books or codes.shape[2] == 0:
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise UserError(f"codes should be integers, not {codes.dtype}")
+        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.books or codes.numel() == 0:
             raise UserError(f"codes should be (batch, 1..{self.books} books, frames), not {tuple(codes.shape)}")
         if codes.min() < 0 or codes.max() >= self.codebook_size:
             raise UserError(f"codes should lie in 0..{self.codebook_size - 1}; found {int(codes.min())}..{int(codes.max())}")
-        z = self.quantizer.decode(codes.to(self.encoder_in.weight.device))
+        z = self.quantizer.decode(codes.long().to(self.encoder_in.weight.device))  # int16 does not index, uint8 would mask
         return self.synthesize(self.decode_latents(z))
 
     # ---- files ------------------------------------------------------------------------------------------------------
@@ -227,3 +236,8 @@ class AudioTokenizer(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         checkpoints.save(folder, KIND, dataclasses.asdict(self.config), self.state_dict())
+
+
+def keep(wav: Tensor, lengths: Tensor) -> Tensor:
+    """(B, n) with silence after each row's `lengths` samples."""
+    return wav * (torch.arange(wav.shape[1], device=wav.device) < lengths[:, None])

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from solfa import recipe as recipes
 from solfa.errors import UserError
@@ -147,7 +146,7 @@ def run(recipe: CodecRecipe) -> Path:
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, betas=(0.8, 0.98), weight_decay=0.01, fused=True)
     critic_optimizer = torch.optim.AdamW(discriminators.parameters(), recipe.learning_rate / 4, betas=(0.8, 0.98), fused=True)
     average = WeightAverage(model, recipe.average_decay)
-    optimizers = {"optimizer": optimizer, "critic_optimizer": critic_optimizer}
+    optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": optimizer, "critic_optimizer": critic_optimizer}
     step, elapsed = 0, 0.0
     if state := find_state(out / "state"):
         facts, tensors = load_state(state, optimizers)
@@ -165,7 +164,8 @@ def run(recipe: CodecRecipe) -> Path:
 
     frames = round(recipe.crop_seconds * c.sample_rate / c.hop) * c.stride
     short = round(recipe.adversarial_seconds * c.sample_rate)
-    began, shown, sums = time.time() - elapsed, time.time(), {}
+    began, shown = time.time() - elapsed, time.time()
+    sums: dict[str, float] = {}
 
     def progress() -> float:
         return (time.time() - began) / (60 * recipe.minutes) if recipe.minutes else step / recipe.steps

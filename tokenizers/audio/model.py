@@ -3,7 +3,8 @@
 log-mel front end -> convolutions at 100 Hz -> stride 4 -> windowed Transformer at 25 Hz -> residual VQ
 -> windowed Transformer -> convolutions at 100 Hz -> harmonic-plus-noise source shaped in the STFT -> inverse STFT.
 
-Every layer is causal; encoder and decoder each look ahead by one frame (a shift), and by their STFT windows (`lookahead`).
+Every layer is causal; encoder and decoder each look ahead by one frame (a shift) and what their STFT windows reach.  With the
+default hops a code hears 1232 samples past the end of its frame, and changes no sample earlier than 1575 before its start.
 The first `lm_books` books are what language models speak; all of them give the best reconstruction.
 """
 

@@ -1,0 +1,103 @@
+"""The harmonic-plus-noise source and its shaping."""
+
+import pytest
+import torch
+
+from solfa.tokenizers.audio.source import NOISE_PERIOD, SILENCE, SourceFilterHead, band_matrix, fixed_noise, pulse_train
+
+RATE, HOP = 24_000, 240
+
+
+def head(subframes: int = 2) -> SourceFilterHead:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SourceFilterHead(8, RATE, HOP, 512, 16, subframes).eval()
+
+
+@pytest.mark.parametrize("f0", [60.0, 100.0, 137.3, 400.0, 850.0])  # 100 Hz: the phase meets multiples of pi exactly
+def test_pulses_have_unit_variance_and_the_right_frequency(f0: float) -> None:
+    x = pulse_train(torch.full((1, 200), f0), HOP, RATE)[0]
+    assert x.shape == (48_000,)
+    assert torch.isfinite(x).all()
+    assert x.var().item() == pytest.approx(1.0, abs=0.03)
+    assert x.mean().item() == pytest.approx(0.0, abs=0.02)
+    spectrum = torch.fft.rfft(x.double() * torch.hann_window(len(x), dtype=torch.float64)).abs()
+    hz = torch.arange(len(spectrum)) * RATE / len(x)
+    lowest = hz[spectrum > 0.5 * spectrum.max()].min()
+    assert lowest.item() == pytest.approx(f0, abs=1.0)
+    between = ((hz / f0) % 1 - 0.5).abs() < 0.25
+    assert spectrum[between].max() < 1e-2 * spectrum.max(), "energy only at harmonics"
+    assert spectrum[hz > 0.475 * RATE + 10].max() < 1e-3 * spectrum.max(), "band-limited"
+
+
+def test_pulses_follow_a_glide_without_jumps() -> None:
+    f0 = torch.linspace(80, 300, 100)[None]
+    x = pulse_train(f0, HOP, RATE)[0]
+    assert torch.isfinite(x).all()
+    cycles = float(torch.nn.functional.interpolate(f0[None], scale_factor=HOP, mode="linear")[0, 0].double().sum() / RATE)
+    tops = ((x[1:-1] > x[:-2]) & (x[1:-1] >= x[2:]) & (x[1:-1] > 4)).sum().item()
+    assert tops == pytest.approx(cycles, abs=1.5)
+
+
+def test_pulses_are_causal_and_do_not_drift() -> None:
+    f0 = torch.full((1, 6000), 123.4)  # one minute
+    whole = pulse_train(f0, HOP, RATE)
+    part = pulse_train(f0[:, :500], HOP, RATE)
+    torch.testing.assert_close(whole[:, : part.shape[1]], part)
+    # Five seconds are 617 cycles, so the end of the minute repeats the beginning.
+    first, last = whole[0, :120_000], whole[0, -120_000:]
+    assert torch.cosine_similarity(first, last, dim=0) > 0.999
+
+
+def test_band_matrix_is_an_interpolation() -> None:
+    matrix = band_matrix(80, 512, RATE)
+    assert matrix.shape == (257, 80)
+    torch.testing.assert_close(matrix.sum(1), torch.ones(257))
+    assert matrix.min() >= 0
+    assert (matrix > 0).sum(1).max() <= 2
+    assert matrix[0, 0] == matrix[-1, -1] == 1
+
+
+def test_noise_is_the_same_everywhere() -> None:
+    """Checkpoints rely on these very samples."""
+    noise = fixed_noise()
+    assert noise.shape == (NOISE_PERIOD,)
+    assert torch.equal(noise, fixed_noise())
+    torch.testing.assert_close(noise[:3], torch.tensor([0.33528662, -0.4161375, -0.12797149]))
+    assert noise.std().item() == pytest.approx(0.3, rel=0.01)
+
+
+def test_noise_goes_on_where_it_ended() -> None:
+    part = head()
+    f0 = torch.full((1, 10), 100.0)
+    _, first = part.excitation(f0, start=NOISE_PERIOD - 2400)
+    _, again = part.excitation(f0, start=0)
+    _, both = part.excitation(f0.repeat(1, 2), start=NOISE_PERIOD - 2400)
+    assert torch.equal(both, torch.cat([first, again], dim=1))
+
+
+@pytest.mark.parametrize("subframes", [1, 2, 4])
+@pytest.mark.parametrize("frames", [4, 7])
+def test_head_gives_hop_samples_a_frame(subframes: int, frames: int) -> None:
+    part = head(subframes)
+    y = part(torch.randn(3, frames, 8), torch.full((3, frames), 120.0))
+    assert y.shape == (3, frames * HOP)
+    assert torch.isfinite(y).all()
+
+
+def test_head_is_silent_at_the_lowest_gain_and_repeats_itself() -> None:
+    part = head()
+    hidden, f0 = torch.zeros(1, 10, 8), torch.full((1, 10), 120.0)
+    assert torch.equal(part(hidden, f0), part(hidden, f0))
+    loud = part(hidden, f0).square().mean()
+    with torch.no_grad():
+        part.filters.bias.fill_(SILENCE * 2)
+    assert part(hidden, f0).square().mean() < 1e-6 * loud
+
+
+def test_training_moves_the_noise() -> None:
+    part = head().train()
+    hidden, f0 = torch.zeros(1, 10, 8), torch.full((1, 10), 120.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        assert not torch.equal(part(hidden, f0), part(hidden, f0))

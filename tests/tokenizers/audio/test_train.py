@@ -1,0 +1,136 @@
+"""Real training runs of a few steps on a tiny model: they learn, and a resumed one equals an undisturbed one."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from solfa.errors import UserError
+from solfa.tokenizers.audio import train as training
+from solfa.tokenizers.audio.clips import Batch, ClipStore, is_heldout
+from solfa.tokenizers.audio.losses import MultiResolutionMelLoss
+from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig
+from solfa.tokenizers.audio.train import CodecInTraining, CodecRecipe, adopt_codebooks, run, train
+from solfa.tokenizers.audio_io import read_audio, write_wav
+
+LEARNER, STRANGER = (next(n for n in map(str, range(100)) if is_heldout(n, 50.0) is held) for held in (False, True))
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """Its precision is fixed for a process; other tests may want another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def recipe(speech_clip: Path, tiny_codec: AudioTokenizer, tmp_path: Path) -> CodecRecipe:
+    """One speaker to learn from and one held out, in steps that take milliseconds."""
+    for speaker in (LEARNER, STRANGER):
+        write_wav(tmp_path / "data" / speaker / "clip.wav", read_audio(speech_clip).samples, 24_000)
+    return CodecRecipe(
+        data=(str(tmp_path / "data"),), out=str(tmp_path / "run"), model=tiny_codec.config, heldout_percent=50.0, steps=6, batch=2,
+        crop_seconds=0.32, learning_rate=3e-3, quantize_after=2, adversarial_from=0.5, adversarial_seconds=0.12, save_every=2,
+        evaluate_clips=0, precision="no", workers=1,
+    )  # fmt: skip
+
+
+def state_of(recipe: CodecRecipe) -> dict[str, torch.Tensor]:
+    files = sorted(Path(recipe.out, "state").glob("*.safetensors"))
+    assert len(files) == 5
+    return {f"{path.stem}/{k}": v for path in files for k, v in load_file(path).items()}
+
+
+def test_training_lowers_the_mel_loss(recipe: CodecRecipe, speech_clip: Path) -> None:
+    recipe = dataclasses.replace(recipe, steps=40, adversarial_from=1.0, save_every=1000, evaluate_clips=1)
+    folder = run(recipe)
+    wav = torch.from_numpy(read_audio(speech_clip).samples)
+    wav = 0.6 * wav / wav.abs().max()
+    mel_loss = MultiResolutionMelLoss(24_000)
+    torch.manual_seed(0)
+    before, after = AudioTokenizer(recipe.model).eval(), AudioTokenizer.from_pretrained(folder)
+    costs = [mel_loss(m.decode(m.encode(wav, 24_000))[:, : len(wav)], wav[None]).item() for m in (before, after)]
+    assert costs[1] < 0.8 * costs[0]
+    assert len(after.encode(wav, 24_000)[0, 0].unique()) > 1
+    assert json.loads(Path(recipe.out, "split.json").read_text()) == {"heldout_speakers": [STRANGER]}
+    assert {p.name for p in Path(recipe.out, "samples").iterdir()} == {"0-original.wav", "0-step40.wav"}
+    assert list(Path(recipe.out, "logs").iterdir())
+
+
+def test_resumed_run_equals_an_undisturbed_one(recipe: CodecRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run(recipe)
+    broken = dataclasses.replace(recipe, out=str(tmp_path / "broken"))
+    whole_batch = ClipStore.batch
+
+    def power_cut(self: ClipStore, seed: int, step: int, size: int, frames: int) -> Batch:
+        if step == 5:
+            raise KeyboardInterrupt
+        return whole_batch(self, seed, step, size, frames)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipStore, "batch", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(broken)
+    assert json.loads(Path(broken.out, "state", "facts.json").read_text())["step"] == 4
+    run(broken)
+    expected, found = state_of(recipe), state_of(broken)
+    assert expected.keys() == found.keys()
+    assert not [k for k in expected if not torch.equal(expected[k], found[k])]
+    assert json.loads(Path(broken.out, "state", "facts.json").read_text())["step"] == 6
+
+
+def test_books_are_dropped_per_crop(tiny_codec: AudioTokenizer) -> None:
+    codec = CodecInTraining(tiny_codec, quantize_after=0)
+    per_book = torch.ones(tiny_codec.books, 400, 1, 1)
+    kept = codec._drop_books(per_book, np.random.default_rng(0)).flatten()
+    share = {k: (kept == k).float().mean().item() for k in range(1, 5)}
+    assert share[tiny_codec.lm_books] > 0.45
+    assert share[tiny_codec.books] > 0.2
+    assert share[1] > 0.02
+    assert share[3] > 0.02
+
+
+def test_fine_tuning_starts_from_the_checkpoints_codebooks(tiny_codec: AudioTokenizer) -> None:
+    codec = CodecInTraining(tiny_codec, quantize_after=0)
+    adopt_codebooks(codec)
+    assert torch.equal(codec.learning.codebooks, tiny_codec.quantizer.codebooks)
+    wav = torch.randn(1, 7680, generator=torch.Generator().manual_seed(0)) * 0.1
+    codec.eval()
+    with torch.inference_mode():
+        made = codec.learning(tiny_codec.latents(wav)).per_book.sum(0)
+        expected = tiny_codec.quantizer.decode(tiny_codec.encode(wav, 24_000))
+    torch.testing.assert_close(made, expected)
+
+
+def test_trained_weights_are_those_of_the_model(tiny_codec: AudioTokenizer) -> None:
+    """Training adds nothing to the checkpoint: names and shapes are the tokenizer's own."""
+    inside = CodecInTraining(AudioTokenizer(tiny_codec.config), 0).state_dict()
+    own = {k.removeprefix("model."): v.shape for k, v in inside.items() if k.startswith("model.")}
+    assert own == {k: v.shape for k, v in tiny_codec.state_dict().items()}
+
+
+def test_command_needs_data_and_known_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "run", lambda recipe: pytest.fail("should not start"))
+    with pytest.raises(UserError, match="names no data"):
+        train(["data=[]"])
+    with pytest.raises(UserError, match="unknown setting 'stesp'"):
+        train([f"data=[{tmp_path}]", "stesp=3"])
+
+
+def test_recipe_is_read_with_its_nested_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(training, "run", lambda recipe: seen.append(recipe) or tmp_path)
+    (tmp_path / "recipe.yaml").write_text(f"data: [a]\nout: {tmp_path}/run\nlearning_rate: 1e-3\nmodel: {{books: 4}}\n")
+    (tmp_path / "run").mkdir()
+    train(["model.window=8", "minutes=3"], tmp_path / "recipe.yaml")
+    assert seen == [
+        CodecRecipe(("a",), f"{tmp_path}/run", model=AudioTokenizerConfig(books=4, window=8), minutes=3.0, learning_rate=1e-3)
+    ]
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["model"]["books"] == 4

@@ -52,6 +52,10 @@ class SourceFilterHead(nn.Module):
     forward: hidden (B, T, D), f0 (B, T) Hz, both one per `hop` samples -> (B, T * hop) samples.
     """
 
+    to_bins: Tensor
+    window: Tensor
+    noise: Tensor
+
     def __init__(self, dim: int, sample_rate: int, hop: int, n_fft: int, bands: int, subframes: int):
         super().__init__()
         assert hop % subframes == 0

@@ -15,8 +15,9 @@ FLOOR, CEILING = 60.0, 600.0  # Hz
 RATE = 8000  # Hz, enough for autocorrelation; peaks are interpolated
 WINDOW = 3 / 75  # seconds: three periods of a low voice
 CANDIDATES = 6
+NEUTRAL = 110.0  # Hz at which a candidate neither gains nor loses by its octave
 # Praat's settings, nearly: what a slot pays for silence, for being voiced, for each octave up, for leaps, for starting and stopping
-SILENCE, VOICING, OCTAVE, LEAP, SWITCH = 0.03, 0.4, 0.02, 0.35, 0.14
+SILENCE, VOICING, OCTAVE, LEAP, SWITCH = 0.03, 0.4, 0.05, 0.35, 0.14
 
 
 def pitch_track(wav: Floats, sample_rate: int) -> Floats:
@@ -49,7 +50,7 @@ def _candidates(frames: Floats) -> tuple[Floats, Floats]:
     height = np.minimum(here - 0.25 * (before - after) * shift, 1.0)
     lag = np.arange(shortest, shortest + here.shape[1]) + np.clip(shift, -0.5, 0.5)
     peak = (here >= before) & (here > after) & (here > 0.3)
-    value = np.where(peak, height - OCTAVE * np.log2(FLOOR * lag / RATE), -np.inf)
+    value = np.where(peak, height - OCTAVE * np.log2(NEUTRAL * lag / RATE), -np.inf)
     best = np.argpartition(-value, CANDIDATES, axis=1)[:, :CANDIDATES]
     rows = np.arange(len(frames))[:, None]
     loudest = np.abs(frames).max(1)

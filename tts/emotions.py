@@ -34,10 +34,10 @@ def offsets(folder: Path) -> dict[str, dict[str, float | None]]:
     for (actor, emotion), mean in means.items():
         if (actor, NEUTRAL) in means:
             differences[emotion].append({k: mean[k] - means[actor, NEUTRAL][k] for k in STYLES})
-    found: dict[str, dict[str, float | None]] = {}
+    result: dict[str, dict[str, float | None]] = {}
     for emotion, own in sorted(differences.items()):
-        found[emotion] = {k: round(float(np.mean([d[k] for d in own])), 2) for k in STYLES} | dict.fromkeys(LOST)
-    return found
+        result[emotion] = {k: None if k in LOST else round(float(np.mean([d[k] for d in own])), 2) for k in STYLES}
+    return result
 
 
 def main(argv: list[str]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
 from importlib import resources
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -239,7 +240,12 @@ def _polite() -> None:
     os.nice(max(0, 5 - os.nice(0)))  # leave the machine usable
     parent = multiprocessing.parent_process()
     if parent is not None:  # a worker would wait for ever for the next job of a command that was killed
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def read_metadata(folder: Path) -> list[dict[str, str]]:

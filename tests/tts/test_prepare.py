@@ -218,7 +218,8 @@ def test_the_command_from_flite_to_variants(tmp_path: Path, monkeypatch: pytest.
     texts = ["We walked along the river for an hour.", "Nobody had seen the letter, or so they said.", "Is there any bread left?"]
     source = tmp_path / "reader"
     spoken = flite.run("slt", {f"c{i}": text for i, text in enumerate(texts)}, tmp_path)
-    with (source.mkdir() or source / "metadata.csv").open("w", newline="") as file:
+    source.mkdir()
+    with (source / "metadata.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "speaker", "text", "style", "language", "duration_s"])
         for key, told in spoken.items():

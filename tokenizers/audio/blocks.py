@@ -1,6 +1,6 @@
 """Layers of the audio tokenizer that never look ahead, each a function of the present and a bounded past.
 
-Look-ahead is given once, by the model, as a shift of whole frames; so chunk-by-chunk can equal whole-file.
+Look-ahead is given once, by the model, as the next frame beside each; so chunk-by-chunk can equal whole-file.
 Tensors are (B, T, D) with time in the middle.
 """
 

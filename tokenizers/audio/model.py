@@ -3,7 +3,7 @@
 log-mel front end -> convolutions at 100 Hz -> stride 4 -> windowed Transformer at 25 Hz -> residual VQ
 -> windowed Transformer -> convolutions at 100 Hz -> harmonic-plus-noise source shaped in the STFT -> inverse STFT.
 
-Every layer is causal; encoder and decoder each look ahead by one frame (a shift) and what their STFT windows reach.  With the
+Every layer is causal, except that encoder and decoder each look one frame ahead, and what their STFT windows reach.  With the
 default hops a code hears 1232 samples past the end of its frame, and changes no sample earlier than 1575 before its start.
 The first `lm_books` books are what language models speak; all of them give the best reconstruction.
 """
@@ -101,6 +101,11 @@ class SpectralFrontEnd(nn.Module):
         return (spectrum.abs().transpose(1, 2) @ bank).clamp_min(1e-5).log() * 0.25 + 1
 
 
+def with_next(x: Tensor) -> Tensor:
+    """Each frame beside the one after it, the only look-ahead there is: (B, T + 1, D) -> (B, T, 2 D)."""
+    return torch.cat([x[:, :-1], x[:, 1:]], dim=-1)
+
+
 class AudioTokenizer(nn.Module):
     """Waveform <-> codes.  `encode` and `decode` are the public pair; the rest serves training."""
 
@@ -112,13 +117,13 @@ class AudioTokenizer(nn.Module):
         self.front_end = SpectralFrontEnd(c)
         self.encoder_in = nn.Linear(self.front_end.features, c.dim)
         self.encoder_conv = nn.Sequential(*(ConvBlock(c.dim, 2**i) for i in range(c.encoder_blocks)))
-        self.down = nn.Linear(c.stride * c.dim, c.frame_dim)
+        self.down = nn.Linear(2 * c.stride * c.dim, c.frame_dim)
         self.encoder_attention = nn.Sequential(*(TransformerBlock(c.frame_dim, c.heads, c.window) for _ in range(c.encoder_layers)))
         self.encoder_out = nn.Sequential(nn.LayerNorm(c.frame_dim), nn.Linear(c.frame_dim, c.codebook_dim))
 
         self.quantizer = ResidualQuantizer(c.books, c.codebook_size, c.codebook_dim)
 
-        self.decoder_in = nn.Linear(c.codebook_dim, c.frame_dim)
+        self.decoder_in = nn.Linear(2 * c.codebook_dim, c.frame_dim)
         self.decoder_attention = nn.Sequential(*(TransformerBlock(c.frame_dim, c.heads, c.window) for _ in range(c.decoder_layers)))
         self.up = nn.Linear(c.frame_dim, c.stride * c.dim)
         self.decoder_conv = nn.Sequential(*(ConvBlock(c.dim, 2 ** (i % 3)) for i in range(c.decoder_blocks)))
@@ -158,16 +163,15 @@ class AudioTokenizer(nn.Module):
 
     def latents(self, x: Tensor) -> Tensor:
         """x: (B, frames * hop) -> (B, frames, codebook_dim), before quantization."""
-        # One more frame of silence, and the first output dropped: each frame has seen the one after it.
-        features = self.front_end(F.pad(x, (0, self.hop)))
+        features = self.front_end(F.pad(x, (0, self.hop)))  # a frame of silence for the last one to look at
         h = self.encoder_conv(self.encoder_in(features))
-        h = self.down(rearrange(h, "b (t s) d -> b t (s d)", s=self.config.stride))
-        return self.encoder_out(self.encoder_attention(h))[:, 1:].float()
+        h = self.down(with_next(rearrange(h, "b (t s) d -> b t (s d)", s=self.config.stride)))
+        return self.encoder_out(self.encoder_attention(h)).float()
 
     def decode_latents(self, z: Tensor) -> Decoded:
         """z: (B, frames, codebook_dim) -> predictions at 100 Hz, T = frames * stride."""
-        h = self.decoder_in(F.pad(z, (0, 0, 0, 1)))
-        h = self.up(self.decoder_attention(h)[:, 1:])
+        h = self.decoder_in(with_next(F.pad(z, (0, 0, 0, 1))))
+        h = self.up(self.decoder_attention(h))
         h = self.decoder_out(self.decoder_conv(rearrange(h, "b t (s d) -> b (t s) d", s=self.config.stride)))
         return Decoded(h, self.pitch(h)[..., 0].float())
 

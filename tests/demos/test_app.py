@@ -114,7 +114,7 @@ def test_reconstruct(tiny_codec: AudioTokenizer, speech_clip: Path) -> None:
         opacity = np.asarray(codes.axes[0].images[0].get_alpha())
         assert (opacity[:, 0] == 1).sum() == k
         sounds.append(sound[1])
-    assert not np.array_equal(*sounds)
+    assert not np.array_equal(sounds[0], sounds[1])
 
 
 def test_nothing_uploaded_shows_nothing(tiny_codec: AudioTokenizer) -> None:

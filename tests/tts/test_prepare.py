@@ -86,7 +86,7 @@ def test_sentences_for_flite_avoid_heldout_ones_and_oddities() -> None:
 def row(key: str, **more: Any) -> dict[str, Any]:
     attributes = {"rate": 11.0, "pitch": 200.0, "pitch_range": 3.0, "loudness": -23.0, "brightness": -18.0, "breathiness": 0.3, "pauses": 0.0}
     common = {"id": key, "source": "s", "made": "recording", "speaker": "anna", "voice": "anna", "gender": 1.0, "age": 0.0}
-    return common | {"score": -12.0, "median_pitch": 200.0, "attributes": attributes, "label": None, "split": "train"} | more
+    return common | {"pitch": [0.0, 200.0], "score": -12.0, "median_pitch": 200.0, "attributes": attributes, "label": None, "split": "train"} | more
 
 
 def test_parts_survive_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
@@ -127,6 +127,22 @@ def test_manifest_scores_against_people_and_against_the_voice(tmp_path: Path) ->
     assert rows[-1]["z"].keys() == rows[-1]["attributes"].keys()
     with pytest.raises(UserError, match="no clip"):
         manifest.write(tmp_path, Parts(tmp_path / "empty"), lambda row, rng: [])
+
+
+def test_scores_of_a_derived_reader_and_of_a_whisper(tmp_path: Path) -> None:
+    lively = row("f")["attributes"] | {"pitch_range": 6.0, "pitch": 110.0}
+    arthur = {"made": "world", "parent": "r0", "speaker": "arthur", "voice": "arthur", "gender": -1.0, "attributes": lively}
+    whisper = row("f")["attributes"] | {"pitch_range": 0.0, "breathiness": 0.9}
+    rows = [
+        row("r0"),
+        row("a0", settings={"pitch": 0.55, "formants": 0.84}, **arthur),
+        row("a1", settings={"pitch": 0.55, "formants": 0.84, "range": 0.3}, **arthur | {"attributes": lively | {"pitch_range": 2.0}}),
+        row("w0", made="world", parent="r0", settings={"whisper": 1.0}, pitch=[0.0, 0.0], attributes=whisper),
+    ]
+    manifest.score(rows)
+    assert set(rows[1]["voice_z"].values()) == {0.0}
+    assert rows[2]["voice_z"]["pitch_range"] < -1
+    assert rows[3]["voice_z"]["pitch_range"] == 0 and rows[3]["voice_z"]["breathiness"] > 1
 
 
 def test_stretch_scales_without_drift() -> None:

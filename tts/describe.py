@@ -79,7 +79,8 @@ def lexicon() -> Lexicon:
     groups: dict[str, list[list[Phrase]]] = {}
     for name, levels in raw["words"].items():
         for level, forms in levels.items():
-            values, plain = ((name, float(level)),), abs(float(level)) == 1
+            values: tuple[tuple[str, float], ...] = ((name, float(level)),)
+            plain = abs(float(level)) == 1
             groups.setdefault(name, []).append(
                 [Phrase(t, form, values, plain) for form, texts in forms.items() for t in texts]
             )

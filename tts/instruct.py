@@ -4,6 +4,7 @@ Every kind of sentence is a method of `_Writer`; the words come from `style_lexi
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator
 
 from solfa.tts.describe import HE, Phrase, Values, a, lexicon, listed
@@ -53,6 +54,25 @@ PLEAS = [
     "now {}",
 ]
 
+# What keeps company with a figurative word: who speaks "like a woodpecker" is not only fast.  Words that name the attribute
+# itself (LITERAL) mean that alone.
+LITERAL = {
+    "rate": "slow|fast|quick|speed|pace|tempo|hurr|rush",
+    "pitch": "pitch|high|low|deep|register|note|scale|tone|frequency",
+    "loudness": "loud|quiet|soft|volume|shout|yell|voice|hear",
+    "pitch_range": "monoton|flat|expressi|intonation|melod|liv|emotion|pitch|tone|feeling|variation",
+}
+COMPANY: dict[tuple[str, bool], Values] = {
+    ("rate", True): {"pitch_range": 0.3},
+    ("rate", False): {"pitch_range": -0.3},
+    ("pitch", True): {"pitch_range": 0.3, "brightness": 0.3},
+    ("pitch", False): {"rate": -0.25, "brightness": -0.3},
+    ("loudness", True): {"pitch_range": 0.3, "brightness": 0.4},
+    ("loudness", False): {"pitch_range": -0.3, "rate": -0.25, "breathiness": 0.3},
+    ("pitch_range", True): {"rate": 0.3, "pitch": 0.3, "loudness": 0.25},
+    ("pitch_range", False): {"rate": -0.25},
+}
+
 
 class _Writer:
     """Invents one instruction: every method returns words and adds what they ask for to `values`."""
@@ -61,6 +81,7 @@ class _Writer:
         self.rng = rng
         self.explicit: Values = {}
         self.implied: Values = {}
+        self.company: Values = {}
 
     def pick(self, *forms: str) -> str:
         """A phrase of one of these forms, perhaps intensified or negated."""
@@ -101,6 +122,10 @@ class _Writer:
         into = self.explicit if len(phrase.values) == 1 else self.implied
         for name, value in phrase.values:
             into[name] = value * factor
+        if phrase.plain and factor > 0:
+            (name, value), *_ = phrase.values
+            if name in LITERAL and not re.search(LITERAL[name], phrase.text):
+                self.company |= COMPANY[name, value > 0]
 
     def special(self, kind: str) -> str:
         phrase = self.rng.choice(self.rng.choice(lexicon().groups[kind]))
@@ -276,8 +301,8 @@ class _Writer:
         return rng.choice(shapes).format(good=good, bad=bad, verb=verb)
 
     def values(self) -> Values:
-        """Plain words win over what a mood or a person implies; clipped to +-2."""
-        merged = self.implied | self.explicit
+        """Plain words win over what a mood or a person implies, and that over company; clipped to +-2."""
+        merged = self.company | self.implied | self.explicit
         return {n: min(max(v, max(-2.0, LIMITS[n][0])), min(2.0, LIMITS[n][1])) for n, v in merged.items()}
 
 

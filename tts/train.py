@@ -54,7 +54,7 @@ class TTSRecipe:
     weight_decay: float = 0.05
     planner_weight: float = 1.0
     describe_share: float = 0.15  # of the clips of preset voices, shown as the described voice
-    average_decay: float = 0.998
+    average_decay: float = 0.99  # a window of 100 steps: a longer one drags the start of a short run along
     save_every: int = 200
     evaluate_every: int = 500
     precision: str = "bf16"

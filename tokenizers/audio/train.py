@@ -43,14 +43,14 @@ class CodecRecipe:
     batch: int = 8
     crop_seconds: float = 1.28
     learning_rate: float = 7e-4
-    quantize_after: int = 200  # steps in which the latents settle before k-means places the codebooks
+    quantize_after: int = 200  # steps in which the latents settle before the codebooks are placed among them
     commitment: float = 0.05
     pitch_weight: float = 3.0
     adversarial_from: float = 1.0  # share of the run after which the discriminators join; 1 = never
     adversarial_weight: float = 0.1
     feature_weight: float = 0.5
     adversarial_seconds: float = 0.32
-    average_decay: float = 0.999
+    average_decay: float = 0.995  # a window of 200 steps: a longer one drags the start of a short run along
     save_every: int = 250
     evaluate_every: int = 1000
     evaluate_clips: int = 12

@@ -144,7 +144,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("gradio", "demo"), ("pyworld.pyworld", "train"), ("vector_quantize_pytorch", "train"), ("torch", None)],
+    [("gradio", "demo"), ("pyworld.pyworld", "train"), ("accelerate", "train"), ("torch", None)],
 )
 def test_extra_of(module: str, extra: str | None) -> None:
     assert cli.extra_of(module) == extra

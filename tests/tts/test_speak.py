@@ -82,7 +82,8 @@ def test_a_style_is_never_read_aloud(tts: TTS) -> None:
 
 def test_loudness_is_a_gain_and_nothing_clips(tts: TTS) -> None:
     plain, loud, quiet = (tts.say("Hello.", Style(loudness=x)).samples for x in (0.0, 2.0, -2.0))
-    assert np.abs(quiet).max() < np.abs(plain).max() < np.abs(loud).max() < 1.0
+    assert np.abs(quiet).mean() < np.abs(plain).mean() < np.abs(loud).mean()
+    assert np.abs(loud).max() < 1.0
 
 
 def test_a_pause_tag_takes_time(tts: TTS) -> None:

@@ -35,7 +35,7 @@ STYLES = (
 )
 THEME = gr.themes.Soft(primary_hue="teal", secondary_hue="teal", neutral_hue="slate")
 CSS = """
-.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1080px !important; margin: 0 auto !important; }
 .facts p { font-size: 1.02em; margin: 0; }
 .bottom { align-items: flex-end; }
 """
@@ -159,14 +159,14 @@ def speak_tab(tts: TTS) -> tuple[gr.Audio, gr.Button]:
         with gr.Column(scale=2):
             voice = gr.Dropdown([BY_STYLE, *(v.name for v in tts.voices)], value=BY_STYLE, label="Voice")
             with gr.Row(elem_classes="bottom"):
-                seed = gr.Number(0, label="Seed", info="Same seed, same sound.", precision=0, minimum=0, maximum=2**31 - 1)
-                another = gr.Button("Another seed", size="md")
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
+                another = gr.Button("Another", size="md", min_width=100)
             temperature = gr.Slider(0, 1.2, 0.7, step=0.05, label="Temperature", info="Chance in the sound.")
             liveliness = gr.Slider(0, 1, 0.5, step=0.05, label="Liveliness", info="Chance in the melody and timing.")
     go = gr.Button("Speak", variant="primary")
     spoken = gr.Audio(label="Speech", autoplay=True, interactive=False, buttons=["download"])
     facts = gr.Markdown(elem_classes="facts")
-    picture = gr.Plot(label="Spectrogram")
+    picture = gr.Plot(label="Spectrogram", show_label=False)
     with gr.Accordion("Word timestamps", open=False):
         words = gr.Dataframe(headers=["word", "start (s)", "end (s)"], datatype="str", interactive=False, max_height=260)
     onward = gr.Button("Send this speech to Reconstruct", size="sm")
@@ -181,13 +181,13 @@ def speak_tab(tts: TTS) -> tuple[gr.Audio, gr.Button]:
 
 def reconstruct_tab(codec: AudioTokenizer) -> gr.Audio:
     """-> the original recording."""
-    with gr.Row():
+    with gr.Row(equal_height=True):
         original = gr.Audio(label=f"Original (up to {MAX_SECONDS:.0f} s)", type="filepath", sources=["upload", "microphone"])
         made = gr.Audio(label="Reconstruction", interactive=False, buttons=["download"])
     books = gr.Slider(1, codec.books, codec.lm_books, step=1, label="Books", info=f"Each adds {codec.bitrate(1):.0f} bits per second.")
     facts = gr.Markdown(elem_classes="facts")
-    codes = gr.Plot(label="Codes")
-    pictures = gr.Plot(label="Spectrograms")
+    codes = gr.Plot(label="Codes", show_label=False)
+    pictures = gr.Plot(label="Spectrograms", show_label=False)
     recording = gr.State()
 
     shown = [made, facts, codes, pictures]

@@ -53,6 +53,7 @@ def code_map(codes: np.ndarray, books: int, codebook_size: int, frame_rate: floa
     axes.imshow(codes, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=codebook_size - 1, extent=extent, alpha=opacity)
     if books < rows:
         axes.axhline(books + 0.5, color=ACCENT, linewidth=1.5)
+    axes.set_title(f"codes: {books} of {rows} books are heard", loc="left", color=INK, fontsize=9)
     axes.set_yticks(sorted({1, *range(4, rows + 1, 4), rows}))
     axes.set_ylabel("book")
     axes.set_xlabel("seconds")

@@ -102,8 +102,8 @@ def reconstruct(codec: AudioTokenizer, recording: Recording | None, books: float
     speed = seconds / (time.perf_counter() - began)
     rate = codec.bitrate(k)
     facts = (
-        f"**{rate / 1000:.2f} kbps** with {k} of {codec.books} books, {16 * codec.sample_rate / rate:.0f} times smaller than 16-bit samples  ·  "
-        f"{recording.codes[:k].size:,} codes for {seconds:.1f} s  ·  encoded {recording.speed:.0f}x, decoded {speed:.0f}x faster than real time"
+        f"**{rate / 1000:.2f} kbps** with {k} of {codec.books} books, 1/{16 * codec.sample_rate / rate:.0f} of 16-bit samples  ·  "
+        f"{recording.codes[:k].size:,} codes for {seconds:.1f} s  ·  {recording.speed:.0f} and {speed:.0f} times real time to encode and decode"
     )
     pictures = (
         code_map(recording.codes, k, codec.codebook_size, codec.frame_rate),
@@ -135,11 +135,12 @@ def build(tts: TTS | None = None, codec: AudioTokenizer | None = None) -> gr.Blo
     tokenizer = codec or speaker.codec
     with gr.Blocks(title="solfa", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown("# solfa\nSpeech from a sentence and a style in plain words, and the audio tokenizer that it is made of.")
-        with gr.Tab("Speak"):
-            spoken, onward = speak_tab(speaker)
-        with gr.Tab("Reconstruct"):
-            original = reconstruct_tab(tokenizer)
-        onward.click(lambda sound: sound, spoken, original, api_visibility="private")
+        with gr.Tabs() as tabs:
+            with gr.Tab("Speak"):
+                spoken, onward = speak_tab(speaker)
+            with gr.Tab("Reconstruct", id="reconstruct"):
+                original = reconstruct_tab(tokenizer)
+        onward.click(lambda sound: (sound, gr.Tabs(selected="reconstruct")), spoken, [original, tabs], api_visibility="private")
     return page
 
 
@@ -181,8 +182,8 @@ def speak_tab(tts: TTS) -> tuple[gr.Audio, gr.Button]:
 
 def reconstruct_tab(codec: AudioTokenizer) -> gr.Audio:
     """-> the original recording."""
-    with gr.Row(equal_height=True):
-        original = gr.Audio(label=f"Original (up to {MAX_SECONDS:.0f} s)", type="filepath", sources=["upload", "microphone"])
+    with gr.Row():
+        original = gr.Audio(label=f"Original (up to {MAX_SECONDS:.0f} s)", type="filepath", buttons=["download"])
         made = gr.Audio(label="Reconstruction", interactive=False, buttons=["download"])
     books = gr.Slider(1, codec.books, codec.lm_books, step=1, label="Books", info=f"Each adds {codec.bitrate(1):.0f} bits per second.")
     facts = gr.Markdown(elem_classes="facts")

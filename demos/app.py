@@ -3,6 +3,7 @@
 It uses solfa as anybody would, by its public names; the handlers below take the models first and return what the page shows.
 """
 
+import dataclasses
 import html
 import random
 import time
@@ -17,8 +18,9 @@ import torch
 import typer
 from matplotlib.figure import Figure
 
-from solfa import TTS, AudioTokenizer, SamplingConfig, UserError, read_audio
+from solfa import TTS, AudioTokenizer, UserError, read_audio
 from solfa.demos.pictures import code_map, comparison, spectrogram
+from solfa.tts.speak import SPEAKING
 
 MAX_CHARS = 1000
 MAX_SECONDS = 60.0
@@ -60,7 +62,7 @@ def speak(
             raise UserError(f"the text has {len(text):,} characters; the demo speaks up to {MAX_CHARS:,} at a time")
         began = time.perf_counter()
         progress(0.0, desc="planning")
-        pieces = tts.stream(text, style, None if voice == BY_STYLE else voice, int(seed or 0), SamplingConfig(temperature, 50, 0.9), liveliness)
+        pieces = tts.stream(text, style, None if voice == BY_STYLE else voice, int(seed or 0), dataclasses.replace(SPEAKING, temperature=temperature), liveliness)
         speech = next(pieces)
         for piece in pieces:
             progress(min(0.95, len(" ".join(w.word for w in speech.words)) / len(text)), desc=f"{speech.duration:.0f} s spoken")
@@ -162,7 +164,7 @@ def speak_tab(tts: TTS) -> tuple[gr.Audio, gr.Button]:
             with gr.Row(elem_classes="bottom"):
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
                 another = gr.Button("Another", size="md", min_width=100)
-            temperature = gr.Slider(0, 1.2, 0.7, step=0.05, label="Temperature", info="Chance in the sound.")
+            temperature = gr.Slider(0, 1.2, SPEAKING.temperature, step=0.05, label="Temperature", info="Chance in the sound.")
             liveliness = gr.Slider(0, 1, 0.5, step=0.05, label="Liveliness", info="Chance in the melody and timing.")
     go = gr.Button("Speak", variant="primary")
     spoken = gr.Audio(label="Speech", autoplay=True, interactive=False, buttons=["download"])

@@ -22,12 +22,16 @@ Sampler = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """A Transformer that never looks beyond one patch."""
+    """A Transformer that never looks beyond one patch.
+
+    code_dim: width at which a decoder's state is compared with the codes of a book; 0 is a full matrix.
+    """
 
     dim: int = 256
     layers: int = 3
     heads: int = 4
     ffn_dim: int = 1024
+    code_dim: int = 0
 
 
 class BookEmbedding(nn.Module):
@@ -50,6 +54,13 @@ class BookEmbedding(nn.Module):
         rows = torch.where(codes < self.sizes[first : first + n], codes + self.offsets[first : first + n], self.padding)
         bags = F.embedding_bag(rows.view(-1, n), self.weight, mode="sum", padding_idx=self.padding)
         return bags.view(*codes.shape[:-1], self.weight.shape[1])
+
+    @torch.no_grad()
+    def adopt(self, codebooks: Tensor) -> None:
+        """Start as one random projection of the audio tokenizer's vectors (n_books, codes, D): near codes, near rows."""
+        vectors = codebooks.flatten(0, 1)
+        projected = vectors @ torch.randn(vectors.shape[1], self.weight.shape[1])
+        self.weight[:-1] = projected * (0.5 / projected.view(*codebooks.shape[:2], -1).var((1, 2)).sum().sqrt())
 
 
 class LocalBlock(nn.Module):
@@ -89,19 +100,38 @@ class LocalBlock(nn.Module):
 
 
 class BookHeads(nn.Module):
-    """One output matrix per book, kept in one."""
+    """One output matrix per book, kept in one; with `code_dim`, the product of two through that width, and a bias."""
 
-    def __init__(self, n_books: int, dim: int, codes: int):
+    def __init__(self, n_books: int, dim: int, codes: int, code_dim: int = 0):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_books, dim, codes) * 0.2 * dim**-0.5)
+        self.enter = nn.Parameter(torch.randn(n_books, dim, code_dim) * 0.2 * dim**-0.5) if code_dim else None
+        self.weight = nn.Parameter(torch.randn(n_books, code_dim or dim, codes) * 0.2 * (code_dim or dim) ** -0.5)
+        self.bias = nn.Parameter(torch.zeros(n_books, 1, codes)) if code_dim else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (n_books, M, dim), each book's own -> logits (n_books, M, codes)."""
-        return x @ self.weight
+    def forward(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """x: (n, M, dim) of books first..last, or (M, dim) for all of them -> logits (n, M, codes)."""
+        books = slice(first, None if last is None else last + 1)
+        if self.enter is None or self.bias is None:
+            return x @ self.weight[books]
+        return x @ self.enter[books] @ self.weight[books] + self.bias[books].to(x.dtype)
 
-    def some(self, x: Tensor, first: int, last: int) -> Tensor:
-        """x (N, dim) -> logits (last - first + 1, N, codes) of books first..last."""
-        return x @ self.weight[first : last + 1]
+    @torch.no_grad()
+    def adopt(self, codebooks: Tensor, counts: Tensor) -> None:
+        """Start as a Gaussian around a predicted vector, at the codes' own frequencies.
+
+        With the audio tokenizer's vectors e (n_books, codes, code_dim), a state m through `enter` gives code c the
+        probability p(c) exp(m . e_c / s^2) / Z: the posterior when the vector to code is spread by s around its
+        prediction and m moves that prediction.  So what is learned about one code holds for its neighbours.
+
+        counts: (n_books, codes) uses of each code.
+        """
+        assert self.enter is not None and self.bias is not None, "adopting codebooks needs code_dim"
+        frequency = (counts + 1) / (counts + 1).sum(1, keepdim=True)
+        mean = (frequency[..., None] * codebooks).sum(1, keepdim=True)
+        spread = (frequency[..., None] * (codebooks - mean).square()).sum(1, keepdim=True).mean(-1, keepdim=True).sqrt()
+        self.weight.copy_(((codebooks - mean) / spread).transpose(1, 2))
+        self.enter.mul_(0.1)  # at first, near the frequencies alone
+        self.bias.copy_(frequency.log()[:, None])
 
 
 class PatchEncoder(nn.Module):
@@ -139,7 +169,7 @@ class PatchDecoder(nn.Module):
         self.place = nn.Parameter(torch.randn(self.steps, config.dim) * 0.02)
         self.blocks = nn.ModuleList(LocalBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim, bias=False)
-        self.heads = BookHeads(len(books), config.dim, max(books))
+        self.heads = BookHeads(len(books), config.dim, max(books), config.code_dim)
 
         step, book = torch.arange(self.steps)[:, None], torch.arange(len(books))
         before = step - 1 - book  # the frame whose book was written one step earlier; patch_size stands for none
@@ -209,7 +239,7 @@ class PatchDecoder(nn.Module):
             for block, keys, values in stores:
                 x = block.step(x, keys, values, t)
             first, last = max(0, t - frames + 1), min(t, n_books - 1)
-            logits = self.heads.some(self.norm(x), first, last)  # (A, N, codes)
+            logits = self.heads(self.norm(x), first, last)  # (A, N, codes)
             if self.ragged:
                 logits = logits + self.unreal[first : last + 1].to(logits.dtype)
             chosen = sampler(logits.transpose(0, 1), first)

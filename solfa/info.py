@@ -39,12 +39,12 @@ def device_line() -> str:
 
 
 def checkpoint_line(name: str) -> str:
-    """`codec-24khz  14.1 MiB, fingerprint 0123456789abcdef`, or what is wrong with it."""
+    """`codec-24khz  14.1 MiB`, or what is wrong with it."""
     folder = checkpoints.BUNDLED / name
     if not (folder / "model.safetensors").is_file():
         return name if name == "none bundled" else f"{name}  damaged: it has no model.safetensors"
     size = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
-    return f"{name}  {size / 2**20:.1f} MiB, fingerprint {checkpoints.fingerprint(folder)}"
+    return f"{name}  {size / 2**20:.1f} MiB"
 
 
 def codec_lines() -> list[tuple[str, str]]:
@@ -58,7 +58,7 @@ def codec_lines() -> list[tuple[str, str]]:
     steps = sorted({1, 2, 4, 8, codec.books // 2, codec.books})
     rates = ", ".join(f"{n} books {codec.bitrate(n) / 1000:g}" for n in steps if n <= codec.books)
     shape = f"{codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, {codec.books} books of {codec.codebook_size}"
-    return [("codec", f"{codec.name}: {shape}"), ("codec", f"kbps: {rates}")]
+    return [("codec", f"{codec.name}: {shape}, fingerprint {codec.fingerprint}"), ("codec", f"kbps: {rates}")]
 
 
 def extra_line(extra: str, distributions: list[str]) -> str:

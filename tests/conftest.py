@@ -8,7 +8,8 @@ import torch
 from hypothesis import settings
 
 from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig
-from solfa.tokenizers.audio_io import Samples, write_wav
+from solfa.tokenizers.audio_io import write_wav
+from solfa.tokenizers.resampling import Samples
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 settings.register_profile("solfa", deadline=None, derandomize=True)  # busy machines; the same examples in every run
@@ -16,7 +17,7 @@ settings.load_profile("solfa")
 
 TINY = AudioTokenizerConfig(
     codebook_size=32, books=4, lm_books=2, codebook_dim=8, dim=16, frame_dim=16, heads=2, window=8,
-    encoder_blocks=1, encoder_layers=1, decoder_layers=1, decoder_blocks=1, mels=20, fine_mels=12, bands=16,
+    encoder_blocks=1, encoder_layers=1, decoder_layers=1, decoder_blocks=1, vocoder_blocks=1, mels=20, fine_mels=12, pitch_bins=24, bands=16,
 )  # fmt: skip
 
 

@@ -15,10 +15,10 @@ import av
 import numpy as np
 import soundfile
 import soxr
-from numpy.typing import NDArray
 
 from solfa.atomic import write_bytes
 from solfa.errors import UserError
+from solfa.tokenizers.resampling import Samples, fit, resampled_length
 
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .m4a .m4b .mp4 .aac .aif .aiff .aifc .au .caf .w64 .wma .amr .3gp .webm .mkv .mka .mov".split()
@@ -27,7 +27,6 @@ WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OG
 RATES = range(1_000, 1_000_000)  # Hz; a header outside is damaged, and resampling from it would fill the memory
 BLOCK = 1 << 18  # samples a channel read at once
 
-Samples = NDArray[np.float32]
 
 
 class Audio(NamedTuple):
@@ -68,7 +67,7 @@ def read_audio(path: str | Path, sample_rate: int | None = None) -> Audio:
         raise UserError(f"{path} holds no samples")
     if stream is not None:
         parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
-    return Audio(_fit(np.concatenate(parts), resampled_length(n, rate, target)), target, n, rate)
+    return Audio(fit(np.concatenate(parts), resampled_length(n, rate, target)), target, n, rate)
 
 
 def probe(path: str | Path) -> Probe:
@@ -94,21 +93,6 @@ def probe(path: str | Path) -> Probe:
             raise UserError(f"{path} is damaged or not an audio file") from None
     _check_rate(path, found.sample_rate)
     return found
-
-
-def resample(samples: Samples, source: int, target: int) -> Samples:
-    """(n,) at `source` Hz -> (round(n * target / source),) at `target` Hz."""
-    if source == target:
-        return samples
-    return _fit(
-        soxr.resample(samples.astype(np.float32, copy=False), source, target),
-        resampled_length(len(samples), source, target),
-    )
-
-
-def resampled_length(n: int, source: int, target: int) -> int:
-    """Samples that `n` samples at `source` Hz become at `target` Hz: rounded, and at least one."""
-    return max(1, (2 * n * target + source) // (2 * source))
 
 
 def encode_audio(samples: Samples, sample_rate: int, suffix: str) -> bytes:
@@ -216,8 +200,3 @@ def _check_file(path: Path) -> None:
 def _check_rate(path: Path, rate: int) -> None:
     if rate not in RATES:
         raise UserError(f"{path} claims a sample rate of {rate} Hz; {RATES.start} to {RATES.stop - 1} can be read")
-
-
-def _fit(samples: Samples, n: int) -> Samples:
-    """Exactly n samples: trimmed, or padded with silence."""
-    return samples[:n] if len(samples) >= n else np.pad(samples, (0, n - len(samples)))

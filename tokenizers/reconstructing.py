@@ -13,8 +13,9 @@ from solfa import device as devices
 from solfa.errors import UserError
 from solfa.progress import Progress
 from solfa.tokenizers.audio.model import AudioTokenizer
-from solfa.tokenizers.audio_io import AUDIO_SUFFIXES, check_writable, resampled_length, write_wav
+from solfa.tokenizers.audio_io import AUDIO_SUFFIXES, check_writable, write_wav
 from solfa.tokenizers.corpus import read_corpus, safe_id
+from solfa.tokenizers.resampling import resampled_length
 from solfa.tokenizers.shards import PATTERN, TokenDataset
 from solfa.tokenizers.tokenizing import (
     WORKERS,

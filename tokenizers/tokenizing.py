@@ -90,11 +90,11 @@ def encode_corpus(
         done: dict[int, Encoded | Reject] = {i: item for i, (_, item) in enumerate(window) if isinstance(item, Reject)}
         lengths = {i: len(item.samples) for i, (_, item) in enumerate(window) if isinstance(item, Audio)}
         for batch in length_batches(lengths, int(batch_seconds * codec.sample_rate)):
-            codes = _encode(codec, [window[i][1].samples for i in batch])  # type: ignore[union-attr]
+            codes = _encode(codec, [window[i][1].samples for i in batch], books)  # type: ignore[union-attr]
             for i, c in zip(batch, codes, strict=True):
                 clip, audio = window[i]
                 assert isinstance(audio, Audio)
-                done[i] = Encoded(clip, audio, c[:books])
+                done[i] = Encoded(clip, audio, c)
         yield from (done[i] for i in range(len(window)))
 
 
@@ -109,12 +109,12 @@ def length_batches(lengths: dict[int, int], budget: int) -> list[list[int]]:
     return batches
 
 
-def _encode(codec: AudioTokenizer, waves: Sequence[NDArray[np.float32]]) -> list[NDArray[np.int64]]:
+def _encode(codec: AudioTokenizer, waves: Sequence[NDArray[np.float32]], books: int) -> list[NDArray[np.int64]]:
     lengths = torch.tensor([len(wave) for wave in waves])
     padded = torch.zeros(len(waves), int(lengths.max()))
     for row, wave in zip(padded, waves, strict=True):
         row[: len(wave)] = torch.from_numpy(wave)
-    codes = codec.encode(padded, codec.sample_rate, lengths=lengths).cpu().numpy()
+    codes = codec.encode(padded, codec.sample_rate, lengths=lengths, books=books).cpu().numpy()
     return [c[:, : -(-len(wave) // codec.hop)] for c, wave in zip(codes, waves, strict=True)]
 
 

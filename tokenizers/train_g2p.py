@@ -21,6 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from solfa import checkpoints
+from solfa.tokenizers.edit_distance import edit_distance
 from solfa.tokenizers.g2p import LETTERS, LetterToPhone, LetterToPhoneConfig, Speller
 from solfa.tokenizers.text import VOCABULARY
 
@@ -109,16 +110,6 @@ def batches(
         yield torch.tensor([[LETTERS.index(c) for c in w] for w in words]), torch.tensor(chunks)
 
 
-def distance(a: list[str], b: list[str]) -> int:
-    """Levenshtein distance between two lists of symbols."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        diagonal, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
-    return row[-1]
-
-
 def evaluate(model: LetterToPhone, truth: dict[str, str]) -> dict[str, float]:
     """Phone and word error rate, with stress and without, in percent."""
     guesses = Speller(model)(list(truth))
@@ -127,7 +118,7 @@ def evaluate(model: LetterToPhone, truth: dict[str, str]) -> dict[str, float]:
         wrong = total = words = 0
         for said, guess in zip(truth.values(), guesses, strict=True):
             a, b = said.replace("1", keep).split(), guess.replace("1", keep).split()
-            wrong, total, words = wrong + distance(a, b), total + len(a), words + (a != b)
+            wrong, total, words = wrong + edit_distance(a, b), total + len(a), words + (a != b)
         scores |= {f"per{name}": round(100 * wrong / total, 2), f"wer{name}": round(100 * words / len(truth), 2)}
     return scores
 

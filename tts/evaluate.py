@@ -16,9 +16,10 @@ from solfa.errors import UserError
 from solfa.progress import Progress
 from solfa.tokenizers.audio_io import read_audio
 from solfa.tokenizers.corpus import read_corpus
+from solfa.tokenizers.edit_distance import edit_distance
 from solfa.tokenizers.text import TextTokenizer
 from solfa.tts.measure import measure_unlabelled
-from solfa.tts.recognize import Recognizer, word_errors
+from solfa.tts.recognize import Recognizer
 from solfa.tts.speak import TTS, Speech
 
 GROUP = 4  # sentences that share a recognizer's vocabulary
@@ -37,9 +38,15 @@ class Outcome(NamedTuple):
         return (self.styled - self.neutral) * self.direction > 0
 
 
-def heldout_styles() -> list[tuple[str, str, int]]:
-    """(phrasing, attribute, direction) of the instructions that no training saw, for attributes that can be measured."""
-    table = resources.files("solfa").joinpath("tts", "heldout_styles.csv").read_text(encoding="utf-8")
+HELDOUT = {
+    "heldout_requests.csv": "requests of an author who had not seen the training material",
+    "heldout_styles.csv": "phrasings whose key words no training text holds",
+}
+
+
+def heldout_styles(name: str) -> list[tuple[str, str, int]]:
+    """(phrasing, attribute, direction) of a list in HELDOUT, for attributes that can be measured."""
+    table = resources.files("solfa").joinpath("tts", name).read_text(encoding="utf-8")
     rows = csv.DictReader(table.splitlines())
     return [(r["text"], r["attribute"], int(float(r["direction"]))) for r in rows if r["attribute"] in MEASURED]
 
@@ -55,17 +62,30 @@ def measured(speech: Speech) -> dict[str, float]:
 
 
 def adherence(tts: TTS, phrasings: list[tuple[str, str, int]], sentences: list[str], voice: str | None, seed: int) -> list[Outcome]:
-    """Each instruction on a sentence of its own, against the same sentence without instruction and with the same seed."""
-    outcomes = []
+    """Each instruction on one of the sentences in turn, against that sentence without instruction and with the same seed."""
+    outcomes: list[Outcome] = []
+    neutral: dict[str, dict[str, float]] = {}
     speaker = tts.choose_voice(voice, tts.styles.encode("")).name  # fixed, so that a described person changes nothing here
     with Progress("speaking styles", total=len(phrasings), unit="phrasings") as bar:
         for i, (text, attribute, direction) in enumerate(phrasings):
             sentence = sentences[i % len(sentences)]
-            neutral = measured(tts.say(sentence, "", speaker, seed))[attribute]
-            styled = measured(tts.say(sentence, text, speaker, seed))[attribute]
-            outcomes.append(Outcome(text, attribute, direction, neutral, styled))
+            if sentence not in neutral:
+                neutral[sentence] = measured(tts.say(sentence, "", speaker, seed))
+            styled = measured(tts.say(sentence, text, speaker, seed))
+            outcomes.append(Outcome(text, attribute, direction, neutral[sentence][attribute], styled[attribute]))
             bar.advance()
     return outcomes
+
+
+def adherence_table(outcomes: list[Outcome], title: str) -> Table:
+    table = Table("attribute", "asked", "phrasings", "moved as asked", "median change", title=title)
+    for attribute, unit in MEASURED.items():
+        for direction, word in ((1, "more"), (-1, "less")):
+            own = [o for o in outcomes if o.attribute == attribute and o.direction == direction]
+            if own:
+                change = float(np.median([o.styled - o.neutral for o in own]))
+                table.add_row(attribute, word, str(len(own)), f"{sum(o.moved for o in own)} ({np.mean([o.moved for o in own]):.0%})", f"{change:+.2f} {unit}")
+    return table
 
 
 def word_error_rate(text: TextTokenizer, items: list[tuple[str, np.ndarray, int]]) -> float:
@@ -76,7 +96,7 @@ def word_error_rate(text: TextTokenizer, items: list[tuple[str, np.ndarray, int]
         words = [text.phones(sentence).words for sentence, _, _ in group]
         recognizer = Recognizer(text, [w for row in words for w in row])
         for reference, (_, samples, rate) in zip(words, group, strict=True):
-            wrong += word_errors(reference, recognizer.hear(samples, rate))
+            wrong += edit_distance(reference, recognizer.hear(samples, rate))
             total += len(reference)
     return wrong / max(total, 1)
 
@@ -85,7 +105,7 @@ def evaluate(
     references: Annotated[str | None, typer.Argument(help="Manifest of human recordings with a text column, for comparison.", show_default=False)] = None,
     checkpoint: Annotated[str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")] = None,
     sentences: Annotated[int, typer.Option(min=1, help="Held-out sentences to speak in each voice.")] = 12,
-    phrasings: Annotated[int, typer.Option(min=0, help="Held-out style instructions per attribute.")] = 20,
+    phrasings: Annotated[int, typer.Option(min=0, help="Held-out style instructions per attribute, from each of two lists.")] = 20,
     voice: Annotated[str | None, typer.Option(help="Voice for the style instructions.", show_default="the default voice")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write every outcome to this CSV file.", show_default=False)] = None,
@@ -100,19 +120,14 @@ def evaluate(
     console = Console(width=max(100, Console().width))
     texts = heldout_sentences()
 
-    by_attribute: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
-    for row in heldout_styles():
-        by_attribute[row[1]].append(row)
-    chosen = [row for rows in by_attribute.values() for row in spread(rows, phrasings)]
-    outcomes = adherence(tts, chosen, texts, voice, seed)
-    table = Table("attribute", "asked", "phrasings", "moved as asked", "median change", title="style instructions that no training saw")
-    for attribute, unit in MEASURED.items():
-        for direction, word in ((1, "more"), (-1, "less")):
-            own = [o for o in outcomes if o.attribute == attribute and o.direction == direction]
-            if own:
-                change = float(np.median([o.styled - o.neutral for o in own]))
-                table.add_row(attribute, word, str(len(own)), f"{sum(o.moved for o in own)} ({np.mean([o.moved for o in own]):.0%})", f"{change:+.2f} {unit}")
-    console.print(table)
+    outcomes = []
+    for name, title in HELDOUT.items():
+        by_attribute: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
+        for row in heldout_styles(name):
+            by_attribute[row[1]].append(row)
+        own = adherence(tts, [row for rows in by_attribute.values() for row in spread(rows, phrasings)], spread(texts, 16), voice, seed)
+        console.print(adherence_table(own, title))
+        outcomes += own
 
     table = Table("voice", "word error rate", "real-time factor", title=f"{sentences} held-out sentences, heard by PocketSphinx with a closed vocabulary")
     lines = texts[:: max(1, len(texts) // sentences)][:sentences]

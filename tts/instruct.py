@@ -1,11 +1,17 @@
 """Invented instructions: endless pairs of natural language and the attributes that it asks for, to train the style encoder.
 
-Every kind of sentence is a method of `_Writer`; the words come from `style_lexicon.yaml`.
+Every kind of sentence is a method of `_Writer`; the words come from `style_lexicon.yaml`.  `remarks` invents sentences that ask
+for nothing.
 """
 
 import random
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from solfa.tts.describe import HE, Phrase, Values, a, lexicon, listed
 from solfa.tts.style import ATTRIBUTES, LIMITS
@@ -14,7 +20,7 @@ from solfa.tts.style import ATTRIBUTES, LIMITS
 INTENSIFIERS = [
     ("slightly", 0.5), ("a bit", 0.5), ("a little", 0.5), ("a touch", 0.5), ("mildly", 0.5), ("somewhat", 0.7), ("rather", 0.8),
     ("fairly", 0.8), ("pretty", 1.0), ("quite", 1.1), ("really", 1.3), ("so", 1.3), ("very", 1.5), ("unusually", 1.4),
-    ("terribly", 1.7), ("incredibly", 1.8), ("extremely", 1.9), ("exceptionally", 1.7), ("way too", 1.8),
+    ("terribly", 1.7), ("incredibly", 1.8), ("extremely", 1.9), ("exceptionally", 1.7),
 ]  # fmt: skip
 NEGATIONS = [
     ("not {}", -0.6), ("not too {}", -0.5), ("not so {}", -0.6), ("not very {}", -0.6), ("not {} at all", -0.9), ("never {}", -0.7),
@@ -54,6 +60,33 @@ PLEAS = [
     "now {}",
 ]
 
+# What is refused asks for the opposite.  For an adjective, an adverb, an adjective used as one ("speak so loud"), an order and a
+# participle.
+CONTRASTS = ["{good}, not {bad}", "not {bad} but {good}", "{good} rather than {bad}", "{good} instead of {bad}"]
+REFUSALS = {
+    "adj": [
+        "don't sound {bad}", "do not sound {bad}", "don't sound so {bad}", "don't be {bad}", "don't be so {bad}", "don't be too {bad}",
+        "please don't be so {bad}", "never {bad}", "not {bad}", "not so {bad}", "not so {bad}, please", "not as {bad}", "not that {bad}",
+        "not quite so {bad}", "not too {bad}", "nothing {bad}", "no {bad} voice", "less {bad}", "a bit less {bad}", "much less {bad}",
+        "make it less {bad}", "make it not so {bad}", "too {bad}", "that's too {bad}", "that was too {bad}", "you are too {bad}",
+        "way too {bad}", "you sound too {bad}", "it is far too {bad}", "stop being so {bad}", "stop sounding {bad}", "without being {bad}",
+        "without sounding {bad}", "it should not be {bad}", "it must not sound {bad}", "I don't want it {bad}", "I don't like {bad} voices",
+        "avoid a {bad} voice", "anything but {bad}", "a voice that is not {bad}", "a voice that isn't so {bad}",
+    ],
+    "adv": [
+        "don't {verb} {bad}", "do not {verb} {bad}", "please don't {verb} {bad}", "never {verb} {bad}", "you shouldn't {verb} {bad}",
+        "without talking {bad}", "stop talking {bad}", "not {bad}", "not speaking {bad}",
+    ],
+    "so": [
+        "don't {verb} so {bad}", "do not {verb} so {bad}", "please don't {verb} so {bad}", "don't {verb} too {bad}", "stop talking so {bad}",
+        "you {verb} too {bad}", "you are talking too {bad}", "why do you {verb} so {bad}?", "not so {bad}", "{verb} less {bad}",
+        "don't {verb} that {bad}",
+    ],
+    "imp": ["don't {bad}", "do not {bad}", "please don't {bad}", "no need to {bad}", "you don't have to {bad}", "never {bad}", "you needn't {bad}"],
+    "ger": ["stop {bad}", "no {bad}", "without {bad}", "not {bad}", "please stop {bad}", "quit {bad}", "enough {bad}", "avoid {bad}"],
+}  # fmt: skip
+ALREADY_NEGATIVE = re.compile(r"(don't|do not|not?|never|stop|avoid|without)\b", re.IGNORECASE)
+
 # What keeps company with a figurative word: who speaks "like a woodpecker" is not only fast.  Words that name the attribute
 # itself (LITERAL) mean that alone.
 LITERAL = {
@@ -72,6 +105,15 @@ COMPANY: dict[tuple[str, bool], Values] = {
     ("pitch_range", True): {"rate": 0.3, "pitch": 0.3, "loudness": 0.25},
     ("pitch_range", False): {"rate": -0.25},
 }
+
+
+@cache
+def _people() -> tuple[list[list[tuple[str, Values]]], list[float]]:
+    """People who are alike, and how often to name one of them: young men are fewer than men, but not as few as their words."""
+    alike: dict[str, list[tuple[str, Values]]] = {}
+    for text, values in lexicon().people:
+        alike.setdefault(str(values), []).append((text, values))
+    return list(alike.values()), [len(some) ** 0.5 for some in alike.values()]
 
 
 class _Writer:
@@ -135,10 +177,7 @@ class _Writer:
     def person(self, adjectives: bool = True) -> str:
         """A noun phrase with article."""
         rng = self.rng
-        while True:
-            text, values = rng.choice(lexicon().people)
-            if values or rng.random() < 0.3:
-                break
+        text, values = rng.choice(rng.choices(*_people())[0])
         self.implied.update(values)
         if "'s" in text:
             return a(text)
@@ -266,39 +305,35 @@ class _Writer:
         return rng.choice(shapes).format(how + text)
 
     def refusal(self) -> str:
-        """ "don't speak fast", "not loud but quiet": what is negated must lose to what is asked."""
-        rng, groups = self.rng, lexicon().groups
-        name = rng.choice([n for n in ("rate", "pitch", "loudness", "pitch_range", "rate", "loudness")])
+        """ "don't speak so loud", "not loud but quiet": what is negated must lose to what is asked."""
+        rng = self.rng
+        name = rng.choice(["rate", "rate", "loudness", "loudness", "pitch", "pitch", "pitch_range"])
         sign = rng.choice([-1.0, 1.0])
-        form = rng.choice(["adj", "adv"])
-        by_sign = {
-            s: [p.text for g in groups[name] for p in g if p.values[0][1] == s and p.form == form] for s in (-1.0, 1.0)
-        }
-        bad, good = rng.choice(by_sign[-sign]), rng.choice(by_sign[sign])
-        if rng.random() < 0.15:
-            self.explicit[name] = 0.0
-            return f"neither {bad} nor {good}"
-        self.explicit[name] = sign * rng.choice([1.0, 0.8])
-        if rng.random() < 0.4:
-            shapes = [
-                "{good}, not {bad}",
-                "not {bad} but {good}",
-                "{good} rather than {bad}",
-                "{good} instead of {bad}",
-            ]
-        else:
-            self.explicit[name] = sign * 0.7
-            shapes = ["don't {verb} {bad}", "do not {verb} {bad}", "please don't {verb} {bad}", "never {verb} {bad}"]
-            if form == "adj":
-                shapes += [
-                    "stop sounding {bad}",
-                    "nothing {bad}",
-                    "no {bad} voice",
-                    "without being {bad}",
-                    "don't be so {bad}",
-                ]
-        verb = "sound" if form == "adj" else rng.choice(["speak", "talk", "say it", "read it"])
-        return rng.choice(shapes).format(good=good, bad=bad, verb=verb)
+        kind = rng.choices(["adj", "adv", "so", "imp", "ger"], [5, 2, 3, 2, 1])[0]
+        bad = rng.choice(self.refusable(name, -sign, kind))
+        if kind in ("adj", "adv") and rng.random() < 0.25:
+            good = rng.choice(self.refusable(name, sign, kind))
+            if rng.random() < 0.15:
+                self.explicit[name] = 0.0
+                return f"neither {bad} nor {good}"
+            self.explicit[name] = sign * rng.choice([1.0, 0.8])
+            return rng.choice(CONTRASTS).format(good=good, bad=bad)
+        self.explicit[name] = sign * 0.7
+        verb = rng.choice(["speak", "talk", "say it", "read it", "read", "say this"])
+        return rng.choice(REFUSALS[kind]).format(bad=bad, verb=verb)
+
+    def refusable(self, name: str, sign: float, kind: str) -> list[str]:
+        """Phrases for the plain wish that may stand after "don't" and the like: mostly those that name the attribute itself."""
+        form = "adj" if kind == "so" else kind
+        plain = [p.text for group in lexicon().groups[name] for p in group if p.values[0][1] == sign and p.form == form]
+        literal = [text for text in plain if re.search(LITERAL[name], text)]
+        if kind == "so":
+            return [text for text in literal if " " not in text]
+        if kind == "ger":
+            return [text for text in literal if re.match(r"\w+ing\b", text)]
+        if kind == "imp":
+            return [text for text in literal if not ALREADY_NEGATIVE.match(text)]
+        return literal if self.rng.random() < 0.6 else plain
 
     def values(self) -> Values:
         """Plain words win over what a mood or a person implies, and that over company; clipped to +-2."""
@@ -308,7 +343,7 @@ class _Writer:
 
 _SHAPES: list[tuple[Callable[[_Writer], str], float]] = [
     (_Writer.voice, 4), (_Writer.spoken, 3), (_Writer.fragment, 4), (_Writer.order, 2), (_Writer.like, 3.5), (_Writer.scene, 2.5),
-    (_Writer.someone, 5), (_Writer.sentences, 1), (_Writer.pronoun, 1.5), (_Writer.comparative, 1.5), (_Writer.refusal, 1.5),
+    (_Writer.someone, 5), (_Writer.sentences, 1), (_Writer.pronoun, 1.5), (_Writer.comparative, 1.5), (_Writer.refusal, 4),
 ]  # fmt: skip
 
 
@@ -324,3 +359,19 @@ def pairs(rng: random.Random) -> Iterator[tuple[str, Values]]:
         if rng.random() < 0.08:
             text += " " + rng.choice(lexicon().contexts)
         yield text, writer.values()
+
+
+@cache
+def _everyday() -> dict[str, Any]:
+    """What the lexicon has for `remarks`."""
+    return yaml.safe_load((Path(__file__).parent / "style_lexicon.yaml").read_text(encoding="utf-8"))["everyday"]
+
+
+def remarks(rng: random.Random) -> Iterator[str]:
+    """Endless short sentences and names of things that ask for nothing."""
+    words = _everyday()
+    shapes = ["{who} {did}", "{who} {did} {where}", "{who} {did} {where}", "{whole}", "{thing}", "the {thing} is {where}", "a {thing} and a {thing2}"]  # fmt: skip
+    while True:
+        yield rng.choice(shapes).format(
+            thing2=rng.choice(words["thing"]), **{kind: rng.choice(texts) for kind, texts in words.items()}
+        )

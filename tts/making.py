@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from solfa.errors import UserError
-from solfa.tokenizers.audio_io import read_audio, resample, write_wav
+from solfa.tokenizers.audio_io import read_audio, write_wav
+from solfa.tokenizers.resampling import resample
 from solfa.tts import synthetic
 from solfa.tts.align import RATE, Aligner, absurd
 from solfa.tts.flite import Sentence

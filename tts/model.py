@@ -45,7 +45,7 @@ class TTSConfig:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     patch_encoder: LocalConfig = field(default_factory=lambda: LocalConfig(layers=1))
-    patch_decoder: LocalConfig = field(default_factory=LocalConfig)
+    patch_decoder: LocalConfig = field(default_factory=lambda: LocalConfig(code_dim=128))
 
     @property
     def grid(self) -> TokenGrid:
@@ -78,6 +78,17 @@ class TTSModel(nn.Module):
         self.to_voice_step, self.to_style_step = nn.Linear(width, dim), nn.Linear(width, dim)
         self.omni = OmniModel(config.omni)
         nn.init.normal_(self.voice_embed.weight, std=0.3)
+
+    def adopt_codebooks(self, codebooks: Tensor, counts: Tensor) -> None:
+        """Before training: tell the network which codes sound alike, and how often each is used.
+
+        codebooks: the audio tokenizer's, (books, codebook_size, D); counts: (books, codebook_size).
+        """
+        patches = self.omni.patch_decoder
+        self.omni.patch_encoder.embed.adopt(codebooks)
+        patches.embed.adopt(codebooks)
+        if self.config.patch_decoder.code_dim == codebooks.shape[-1]:
+            patches.heads.adopt(codebooks, counts)
 
     def describe(self, c: Conditions) -> tuple[Tensor, Tensor]:
         """-> vectors of voice and style, (B, voice_dim) each."""

@@ -13,16 +13,6 @@ from solfa.tokenizers.text import TextTokenizer
 RATE = 16_000
 
 
-def word_errors(reference: Sequence[str], heard: Sequence[str]) -> int:
-    """Levenshtein distance in words: substitutions + insertions + deletions."""
-    row = list(range(len(heard) + 1))
-    for i, word in enumerate(reference, 1):
-        left, row[0] = row[0], i
-        for j, other in enumerate(heard, 1):
-            left, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, left + (word != other))
-    return row[-1]
-
-
 class Recognizer:
     """Hears words out of a given vocabulary; pronunciations come from the text front end."""
 

@@ -1,5 +1,6 @@
 """`TTS`: text, style and voice -> speech; and the command `solfa say`."""
 
+import dataclasses
 import re
 import sys
 import time
@@ -27,6 +28,7 @@ from solfa.tts.style import Style, StyleEncoder
 KIND = "tts"
 LEVEL = 1.4  # gain from the training level, -23 dB, to -20 dB RMS
 LOUDNESS_DB = 6.0  # gain for one unit of the style's loudness
+SPEAKING = SamplingConfig(temperature=0.15, top_k=50, top_p=0.9)  # more chance in the sound costs words, see docs/decisions.md
 LONG_PAUSE = 60  # slots that a [pause] tag lasts at least
 TAG = re.compile(r"^\s*<style>(.*?)</style>", re.DOTALL | re.IGNORECASE)
 
@@ -139,7 +141,7 @@ class TTS:
         speaker = self.choose_voice(voice, style)
         self.text.normalize(text)  # the whole text's errors, before anything is spoken
         generator = torch.Generator().manual_seed(seed)
-        return self._speak(split_sentences(text), style, speaker, generator, sampling or SamplingConfig(0.7, 50, 0.9), liveliness)
+        return self._speak(split_sentences(text), style, speaker, generator, sampling or SPEAKING, liveliness)
 
     def choose_voice(self, name: str | None, style: Style) -> Voice:
         """The named voice, else the one that the style describes, else the default."""
@@ -230,7 +232,7 @@ def say(
     voice: Annotated[str | None, typer.Option(help="Who says it (solfa voices lists them); default: as the style describes.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write: .wav, .flac or .ogg.", show_default="speech.wav")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0, help="Chance in the sound; 0 is greedy.")] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0, help="Chance in the sound; 0 is greedy.")] = SPEAKING.temperature,
     liveliness: Annotated[float, typer.Option(min=0, max=1, help="Chance in the prosody.")] = 0.5,
     play: Annotated[bool, typer.Option("--play", help="Play each sentence as it is ready (needs solfa[play]).")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Write raw 16-bit mono PCM to standard output as it is made.")] = False,
@@ -252,7 +254,7 @@ def say(
         check_writable(path)
     tts = TTS.from_pretrained(checkpoint)
     loaded = time.perf_counter()
-    sampling = SamplingConfig(temperature, 50, 0.9)
+    sampling = dataclasses.replace(SPEAKING, temperature=temperature)
     speech: Speech | None = None
     for piece in tts.stream(text, style, voice, seed, sampling, liveliness):
         if stream:

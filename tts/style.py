@@ -1,8 +1,8 @@
 """A speaking style: nine numbers, and the encoder that reads them out of an instruction in natural language.
 
-The encoder is a small Transformer over WordPiece tokens.  Its sentence vector was distilled from all-MiniLM-L6-v2
-(`solfa.tts.train_style`), so that words which no labelled example contains still have a meaning; two heads turn that
-vector into attributes and into how sure it is that each was asked for.
+The encoder is all-MiniLM-L6-v2 (Wang et al. 2020, arXiv:2002.10957; Reimers & Gurevych 2019, arXiv:1908.10084), so that words
+which no labelled example contains still have a meaning, with a head that `solfa.tts.train_style` trained with it: what a text
+asks of each attribute, and how much.
 """
 
 import math
@@ -28,6 +28,7 @@ LIMITS = {name: (-3.0, 3.0) for name in ATTRIBUTES} | {
     "age": (-1.0, 1.0),
 }
 MAX_CHARACTERS = 2000
+CLS, SEP = 2, 3  # token numbers, after [PAD] and [UNK]
 
 # attribute -> (less, more), for `str(style)`
 _COMPARATIVES = {
@@ -108,15 +109,16 @@ def _person(gender: float, age: float) -> str:
 @dataclass(frozen=True)
 class StyleEncoderConfig:
     vocab_size: int
-    embed_dim: int = 192
-    width: int = 192
-    layers: int = 2
-    heads: int = 4
-    sentence_dim: int = 384
-    """The teacher's width: the sentence vector is trained to equal all-MiniLM-L6-v2's."""
+    width: int = 384
+    layers: int = 6
+    heads: int = 12
+    pools: int = 2
+    """How many ways of weighing a text's tokens its features are taken with, beside their mean."""
     hidden: int = 256
     window: int = 96
     """Longest text in tokens; longer ones are read in pieces."""
+    gate: float = 1.0
+    """How sure (a logit) the encoder must be that a text is about a way of speaking before it reads anything in it."""
     threshold: float = 0.15
     """How sure the encoder must be that an attribute was asked for before it moves it."""
     hunch: float = 0.05
@@ -124,8 +126,6 @@ class StyleEncoderConfig:
 
 
 class StyleReading(NamedTuple):
-    sentence: Tensor
-    """(B, sentence_dim) of unit length."""
     odds: Tensor
     """(B, 9, 3) logits per attribute: less of it, not asked for, more of it."""
     strength: Tensor
@@ -144,76 +144,82 @@ class StyleHeads(nn.Module):
             nn.Dropout(dropout), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 4 * n + 1)
         )
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """features: (B, dim) -> odds (B, 9, 3), strength (B, 9), about (B,)."""
+    def forward(self, features: Tensor) -> StyleReading:
+        """features: (B, dim)."""
         n = len(ATTRIBUTES)
         out = self.net(features).float()
-        return out[:, : 3 * n].unflatten(1, (n, 3)), F.softplus(out[:, 3 * n : 4 * n]), out[:, -1]
+        return StyleReading(out[:, : 3 * n].unflatten(1, (n, 3)), F.softplus(out[:, 3 * n : 4 * n]), out[:, -1])
 
 
 class Layer(nn.Module):
-    """Pre-norm Transformer layer over all tokens of a text."""
+    """Transformer layer over all tokens of a text, normalised after each sum as in BERT (arXiv:1810.04805)."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.ff = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
-        )
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         """x: (B, T, width), seen: bool (B, 1, 1, T), False at padding -> (B, T, width)."""
-        q, k, v = rearrange(self.qkv(self.norm1(x)), "b t (three h d) -> three b h t d", three=3, h=self.heads)
+        q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
         y = rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=seen), "b h t d -> b t (h d)")
-        x = x + F.dropout(self.out(y), self.dropout, self.training)
-        return x + F.dropout(self.ff(self.norm2(x)), self.dropout, self.training)
+        x = self.norm1(x + F.dropout(self.out(y), self.dropout, self.training))
+        return self.norm2(x + F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training))
 
 
 class StyleNet(nn.Module):
-    """Tokens -> sentence vector, and what the text asks for."""
+    """Tokens -> what the text asks for."""
 
     def __init__(self, config: StyleEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.embed_dim)
-        self.project = nn.Linear(config.embed_dim, config.width)
+        self.embed = nn.Embedding(config.vocab_size, config.width)
         self.position = nn.Parameter(torch.zeros(config.window, config.width))
-        self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.attend = nn.Linear(config.width, config.heads)
-        self.to_sentence = nn.Linear(config.heads * config.width, config.sentence_dim)
-        self.reads = StyleHeads(config.sentence_dim + config.heads * config.width, config.hidden)
+        self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.layers))
+        self.attend = nn.Linear(config.width, config.pools)
+        self.reads = StyleHeads(2 * (1 + config.pools) * config.width, config.hidden)
 
-    def forward(self, ids: Tensor, noise: float = 0.0) -> StyleReading:
-        """ids: int64 (B, T <= window), 0 where padded; noise: how much to blur the words' vectors in training."""
+    def forward(self, ids: Tensor, blur: float = 0.0) -> StyleReading:
+        """ids: int64 (B, T <= window), 0 where padded; blur: noise on the words' vectors in training, relative to their spread."""
         seen = ids != 0
-        words = self.embed(ids)
-        if noise:
-            words = words + noise * torch.randn_like(words)
-        x = self.project(words) + self.position[: ids.shape[1]]  # (B, T, width)
+        words = self.norm(self.embed(ids) + self.position[: ids.shape[1]])  # (B, T, width)
+        if blur:
+            words = words + blur * words.std() * torch.randn_like(words)
+        x = words
         for layer in self.layers:
             x = layer(x, seen[:, None, None])
-        x = self.norm(x)
-        weights = self.attend(x).masked_fill(~seen[..., None], -1e4).softmax(dim=1)  # (B, T, heads)
-        pooled = torch.einsum("bth,btd->bhd", weights, x).flatten(1)
-        sentence = F.normalize(self.to_sentence(pooled).float(), dim=-1)
-        features = torch.cat([sentence * sentence.shape[-1] ** 0.5, pooled], dim=-1)
-        return StyleReading(sentence, *self.reads(features))
+        # the words alone tell things that their meaning in the sentence no longer does, and the other way round
+        both = torch.cat([words, x.float()], dim=-1)  # (B, T, 2 width)
+        equal = torch.zeros_like(both[..., :1])
+        weights = torch.cat([equal, self.attend(x).float()], dim=-1)  # of the mean, and of the pools
+        weights = weights.masked_fill(~seen[..., None], -1e4).softmax(dim=1)
+        pooled = torch.einsum("btp,btd->bpd", weights, both)
+        return self.reads(F.layer_norm(pooled, pooled.shape[-1:]).flatten(1))
 
     def packed(self) -> dict[str, Tensor]:
-        """`state_dict` with the words' vectors in int8 and `embed.scale` per dimension, which halves the file."""
-        state = self.state_dict()
-        words = state.pop("embed.weight")
-        scale = words.abs().amax(dim=0) / 127
-        return state | {"embed.weight": (words / scale).round().to(torch.int8), "embed.scale": scale}
+        """`state_dict` with every matrix in int8 and its `.scale` per row."""
+        packed = {}
+        for name, tensor in self.state_dict().items():
+            if tensor.ndim == 2:
+                # rounded to bfloat16 first, as checkpoints are saved
+                scale = (tensor.abs().amax(dim=1).clamp(min=1e-12) / 127).bfloat16().float()
+                packed[f"{name}.scale"] = scale
+                tensor = (tensor / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+            packed[name] = tensor
+        return packed
 
     def unpack(self, tensors: dict[str, Tensor], folder: Path) -> None:
         """Load what `packed` gave, read from the checkpoint in `folder`."""
-        scale = tensors.pop("embed.scale", torch.ones(()))
-        words = tensors.get("embed.weight", scale)
-        checkpoints.load_into(self, tensors | {"embed.weight": words * scale}, folder)
+        one = torch.ones(1)
+        whole = {
+            name: tensor * tensors.get(f"{name}.scale", one)[:, None] if tensor.ndim == 2 else tensor
+            for name, tensor in tensors.items()
+            if not name.endswith(".scale")
+        }
+        checkpoints.load_into(self, whole, folder)
 
 
 class StyleEncoder:
@@ -247,11 +253,8 @@ class StyleEncoder:
         if not text.strip():
             return Style()
         check(text)
-        ids = self.tokenizer.encode(text).ids
-        window = self.net.config.window
-        pieces = [
-            read(*one, self.net.config) for one in self._run([ids[i : i + window] for i in range(0, len(ids), window)])
-        ]
+        config = self.net.config
+        pieces = [read(*one, config) for one in self._run(windows(self.tokenizer.encode(text).ids, config.window))]
         style = pieces[0]
         for later in pieces[1:]:
             style = later.over(style)
@@ -260,19 +263,29 @@ class StyleEncoder:
     @torch.inference_mode()
     def _run(self, ids: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Token ids -> per text the odds (9, 3), strength (9) and about () of `StyleReading`."""
-        batch = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
-        for row, one in zip(batch, ids, strict=True):
-            row[: len(one)] = torch.tensor(one)
-        _, odds, strength, about = self.net(batch)
-        return list(zip(odds, strength, about, strict=True))
+        return list(zip(*self.net(padded(ids)), strict=True))
+
+
+def padded(ids: Sequence[Sequence[int]]) -> Tensor:
+    """-> int64 (B, T), 0 beyond each end."""
+    batch = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
+    for row, one in zip(batch, ids, strict=True):
+        row[: len(one)] = torch.tensor(one)
+    return batch
+
+
+def windows(ids: list[int], window: int) -> list[list[int]]:
+    """A text's token ids in pieces of at most `window`, each between [CLS] and [SEP]."""
+    step = window - 2
+    return [[CLS, *ids[i : i + step], SEP] for i in range(0, max(len(ids), 1), step)]
 
 
 def read(odds: Tensor, strength: Tensor, about: Tensor, config: StyleEncoderConfig) -> Style:
     """One text's reading, (9, 3), (9,) and (), as a style: only what was probably asked for moves."""
     less, _, more = odds.softmax(-1).unbind(-1)
     asked = less + more
-    sure = (asked >= config.threshold) & (about > 0)
-    if not sure.any() and about > 0:
+    sure = (asked >= config.threshold) & (about > config.gate)
+    if not sure.any() and about > config.gate:
         sure = (asked == asked.max()) & (asked >= config.hunch)
     found: dict[str, Any] = {}
     for i in sure.nonzero().flatten().tolist():

@@ -25,6 +25,7 @@ from solfa.errors import UserError
 from solfa.omni.model import BOOK_WEIGHTS
 from solfa.omni.model import loss as omni_loss
 from solfa.progress import track
+from solfa.tokenizers.audio.model import AudioTokenizer
 from solfa.tokenizers.shards import TokenDataset
 from solfa.tokenizers.text import TextTokenizer
 from solfa.training import WeightAverage, cosine_rate, find_state, load_state, save_state
@@ -40,6 +41,8 @@ class TTSRecipe:
     """Settings of one training run.  Progress is counted in steps, or in minutes where `minutes` is given."""
 
     data: str
+    codec: str | None = None  # folder of the audio tokenizer that made the data, where it is not a bundled one
+    init: str | None = None  # checkpoint to start from; one that wrote another tokenizer's codes keeps all but their meaning
     out: str = "runs/tts"
     model: TTSConfig = TTSConfig()
     voices: dict[str, str] = field(default_factory=dict)  # preset voices to learn: name -> what to say about them
@@ -242,7 +245,15 @@ def run(recipe: TTSRecipe) -> Path:
     )
     heldout = [u for u in utterances if u.heldout]
     batches = Batches([u for u in utterances if not u.heldout], recipe)
+    tokenizer = AudioTokenizer.from_pretrained(recipe.codec or codec)
+    if tokenizer.fingerprint != fingerprint:
+        raise UserError(f"{recipe.data} was made by another {codec} (fingerprint {fingerprint}); name its folder with codec=")
     model = TTSModel(config)
+    counts = torch.stack([torch.bincount(row, minlength=config.codebook_size) for row in torch.cat([u.codes for u in batches.utterances], 1).long()])
+    if recipe.init:
+        adopt_weights(model, checkpoints.resolve(recipe.init, KIND))
+    if not recipe.init or checkpoints.read_config(checkpoints.resolve(recipe.init, KIND), KIND)["codec_fingerprint"] != fingerprint:
+        model.adopt_codebooks(tokenizer.quantizer.codebooks[: config.books], counts)
     accelerator.print(
         f"{batches.seconds.sum() / 3600:.2f} h of {len(batches.utterances)} clips, {len(heldout)} held out; "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters; voices: {', '.join(v.name for v in config.voices)}"
@@ -309,6 +320,17 @@ def run(recipe: TTSRecipe) -> Path:
         if heldout:
             print("held out at the end: " + "  ".join(f"{k} {v:.3f}" for k, v in evaluate(averaged(config, average), heldout, config.voices).items()))
     return out / "checkpoint"
+
+
+def adopt_weights(model: TTSModel, folder: Path) -> None:
+    """Take a checkpoint's weights; voices by name, so that the presets may differ."""
+    values, tensors = checkpoints.load(folder, KIND)
+    theirs = {v["name"]: i for i, v in enumerate(values["voices"])}
+    embed = model.voice_embed.weight.detach().clone()
+    for i, voice in enumerate(model.config.voices):
+        if voice.name in theirs:
+            embed[i] = tensors["voice_embed.weight"][theirs[voice.name]]
+    checkpoints.load_into(model, tensors | {"voice_embed.weight": embed}, folder)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

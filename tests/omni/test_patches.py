@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from solfa.omni.patches import BookEmbedding, LocalConfig, PatchDecoder, PatchEncoder
+from solfa.omni.patches import BookEmbedding, BookHeads, LocalConfig, PatchDecoder, PatchEncoder
 
 BOOKS, PATCH = (12, 12, 7), 4
 CONFIG = LocalConfig(dim=16, layers=2, heads=2, ffn_dim=32)
@@ -88,3 +88,25 @@ def test_trains_in_bfloat16(decoder):
         assert logits.dtype == torch.bfloat16
         logits.float().log_softmax(-1)[..., :7].sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in decoder.parameters())
+
+
+def test_heads_start_at_the_codes_frequencies_and_prefer_neighbours():
+    torch.manual_seed(0)
+    heads, embed = BookHeads(2, 8, 16, code_dim=4), BookEmbedding((16, 16), 8)
+    books, counts = torch.randn(2, 16, 4), torch.randint(1, 50, (2, 16)).float()
+    heads.adopt(books, counts)
+    embed.adopt(books)
+    with torch.no_grad():
+        frequency = (counts + 1) / (counts + 1).sum(1, keepdim=True)
+        torch.testing.assert_close(heads(torch.zeros(1, 8)).softmax(-1)[:, 0], frequency)
+        heads.enter.copy_(torch.eye(8, 4))
+        heads.bias.zero_()
+        toward = torch.cat([books[1, 5], torch.zeros(4)])[None]
+        logits = heads(10 * toward, 1, 1)[0, 0]
+        distance = (books[1] @ books[1, 5]).argsort()
+        assert torch.equal(logits.argsort(), distance), "what points the same way gains most"
+        rows = embed.weight[16:32]
+        near = torch.cdist(books[1], books[1]).fill_diagonal_(9).argmin(1)
+        assert (rows - rows[near]).norm(dim=1).mean() < 0.8 * torch.cdist(rows, rows).sum() / (16 * 15)
+    assert embed.weight[:32].detach().view(2, 16, 8).var((1, 2)).sum().sqrt() == pytest.approx(0.5, rel=0.1)
+    torch.testing.assert_close(heads(torch.ones(3, 8))[1:], heads(torch.ones(3, 8), 1, 1))

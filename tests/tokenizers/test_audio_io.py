@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solfa.errors import UserError
-from solfa.tokenizers.audio_io import probe, read_audio, resample, resampled_length, write_wav
+from solfa.tokenizers.audio_io import probe, read_audio, write_wav
+from solfa.tokenizers.resampling import resample, resampled_length
 
 
 def sine(seconds: float, rate: int, frequency: float = 200.0) -> np.ndarray:

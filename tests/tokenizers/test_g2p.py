@@ -9,7 +9,7 @@ import torch
 from solfa import checkpoints
 from solfa.tokenizers.g2p import LETTERS, LetterToPhone, LetterToPhoneConfig, Speller
 from solfa.tokenizers.text import TextTokenizer
-from solfa.tokenizers.train_g2p import align, distance, main, read_pronunciations
+from solfa.tokenizers.train_g2p import align, main, read_pronunciations
 
 CHUNKS = ("<start>", "", "b", "ae1", "k s", "t")
 
@@ -64,11 +64,6 @@ def test_alignment_finds_the_obvious_chunks():
     assert found["box"] == ("b", "aa", "k s") and found["cat"] == ("k", "ae", "t")
     assert all(" ".join(filter(None, found[w])) == p for w, p in words.items())
     assert align([("a", tuple("bcdf"))]) == [None]
-
-
-def test_distance():
-    assert distance(list("kitten"), list("sitting")) == 3
-    assert distance([], list("ab")) == 2 and distance(list("ab"), list("ab")) == 0
 
 
 def test_training_in_miniature(tmp_path):

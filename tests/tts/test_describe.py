@@ -7,6 +7,7 @@ from itertools import islice
 import pytest
 
 from solfa.tts.describe import MEASURED, a, describe, descriptions, lexicon
+from solfa.tts.evaluate import heldout_styles
 from solfa.tts.instruct import pairs
 from solfa.tts.style import ATTRIBUTES, LIMITS
 from solfa.tts.train_style import phrasings, reserved
@@ -16,6 +17,12 @@ def test_training_never_uses_a_held_out_word():
     banned = reserved()
     assert not [phrase for phrase in lexicon().phrases() if banned.search(phrase)]
     assert not [text for text, _ in islice(pairs(random.Random(1)), 3000) if banned.search(text)]
+
+
+def test_training_never_uses_a_held_out_request():
+    heldout = {text.lower().strip(" .!?") for text, _, _ in heldout_styles("heldout_requests.csv")}
+    assert len(heldout) == 141
+    assert not heldout & {phrase.lower() for phrase in lexicon().phrases()}
 
 
 @pytest.mark.parametrize("which", ["heldout", "dev"])

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from solfa import checkpoints
 from solfa.errors import UserError
 from solfa.omni.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.patches import LocalConfig
+from solfa.tokenizers.audio.model import AudioTokenizer
+from solfa.tokenizers.text import TextTokenizer
 from solfa.tts import train
 from solfa.tts.model import Conditions, TTSConfig, TTSModel, Voice
 from solfa.tts.planner import PlannerConfig, Prosody
@@ -24,7 +27,7 @@ TINY = TTSConfig(
         dim=32, layers=2, ffn_dim=48, full_layers=(0,), full=AttentionConfig(heads=2, kv_heads=1, qk_dim=16, v_dim=16, rotary_dim=8),
         sliding=AttentionConfig(window=8, heads=2, kv_heads=1, qk_dim=16, v_dim=16, rotary_dim=8, sink=True),
     ),
-    patch_encoder=LocalConfig(16, 1, 2, 32), patch_decoder=LocalConfig(16, 1, 2, 32),
+    patch_encoder=LocalConfig(16, 1, 2, 32), patch_decoder=LocalConfig(16, 1, 2, 32, code_dim=8),
 )  # fmt: skip
 
 
@@ -91,9 +94,11 @@ def test_a_voice_that_no_clip_has_is_an_error() -> None:
         train.make_voices([utterance(0)], {"nobody": ""})
 
 
-def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_continues_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_codec: AudioTokenizer, tiny_codec_folder: Path
+) -> None:
     items = [utterance(i, "ann") for i in range(12)] + [utterance(20, "ann")._replace(heldout=True)]
-    monkeypatch.setattr(train, "read", lambda recipe, text: (items, "codec", "0" * 16))
+    monkeypatch.setattr(train, "read", lambda recipe, text: (items, str(tiny_codec_folder), tiny_codec.fingerprint))
 
     def run(out: str, steps: int) -> dict[str, torch.Tensor]:
         recipe = TTSRecipe(
@@ -112,3 +117,26 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path: Path, monke
     parts = run("parts", 4)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_starting_from_a_checkpoint_keeps_voices_by_name_and_learns_new_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_codec: AudioTokenizer, tiny_codec_folder: Path
+) -> None:
+    monkeypatch.setattr(train, "read", lambda recipe, text: (list(map(utterance, range(6))), str(tiny_codec_folder), tiny_codec.fingerprint))
+    torch.manual_seed(1)
+    config = dataclasses.replace(TINY, planner=dataclasses.replace(TINY.planner, symbols=TextTokenizer.from_pretrained().vocab_size))
+    old = TTSModel(config)
+    train.save_pretrained(tmp_path / "old", config, old.state_dict())
+    recipe = TTSRecipe(data="", out=str(tmp_path / "new"), model=TINY, voices={"ann": ""}, init=str(tmp_path / "old"), steps=1, learning_rate=0.0, precision="no")
+    voices, tensors = (checkpoints.load(train.run(recipe), train.KIND)[i] for i in (0, 1))
+    assert [v["name"] for v in voices["voices"]] == ["described", "ann"]
+    torch.testing.assert_close(tensors["voice_embed.weight"], old.voice_embed.weight[:2], atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(tensors["slot.weight"], old.slot.weight, atol=1e-2, rtol=1e-2)
+    frequency = tensors["omni.patch_decoder.heads.bias"].exp().sum(-1)
+    torch.testing.assert_close(frequency, torch.ones_like(frequency), atol=2e-2, rtol=0)
+
+
+def test_another_tokenizers_tokens_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_codec_folder: Path) -> None:
+    monkeypatch.setattr(train, "read", lambda recipe, text: ([utterance(0)], str(tiny_codec_folder), "0" * 16))
+    with pytest.raises(UserError, match="made by another"):
+        train.run(TTSRecipe(data="tokens", out=str(tmp_path), model=TINY, steps=1, precision="no"))

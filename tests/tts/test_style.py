@@ -6,10 +6,11 @@ from importlib import resources
 
 import pytest
 import torch
+from torch import nn
 
 from solfa import checkpoints
 from solfa.errors import UserError
-from solfa.tts.style import ATTRIBUTES, Style, StyleEncoder, StyleEncoderConfig, StyleNet, check
+from solfa.tts.style import ATTRIBUTES, CLS, SEP, Style, StyleEncoder, StyleEncoderConfig, StyleNet, check, windows
 
 BUNDLED = checkpoints.BUNDLED / "style-en"
 
@@ -63,9 +64,28 @@ def test_endless_styles_are_refused():
         check("slow " * 401)
 
 
+def small() -> StyleNet:
+    return StyleNet(StyleEncoderConfig(vocab_size=50, width=16, layers=2, heads=4, hidden=16, window=12))
+
+
+def test_packed_weights_read_alike(tmp_path):
+    torch.manual_seed(0)
+    net, other = small(), small()
+    nn.init.normal_(net.position)
+    checkpoints.save(tmp_path, "style", {}, net.packed())
+    other.unpack(checkpoints.load(tmp_path, "style")[1], tmp_path)
+    for (name, one), two in zip(net.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(two, one, atol=float(one.abs().max()) / 120, rtol=0.01, msg=name)
+
+
+def test_long_texts_come_in_pieces():
+    assert windows([7, 8, 9, 10, 11], window=4) == [[CLS, 7, 8, SEP], [CLS, 9, 10, SEP], [CLS, 11, SEP]]
+    assert windows([], window=4) == [[CLS, SEP]]
+
+
 def test_padding_changes_nothing():
     torch.manual_seed(0)
-    net = StyleNet(StyleEncoderConfig(vocab_size=50, embed_dim=8, width=16, hidden=16)).eval()
+    net = small().eval()
     ids = torch.randint(1, 50, (3, 7))
     longer = torch.cat([ids, torch.zeros(3, 5, dtype=torch.int64)], dim=1)
     with torch.inference_mode():
@@ -79,7 +99,7 @@ class TestBundled:
         assert encoder.encode("") == encoder.encode("  \n") == Style()
         ordinary = resources.files("solfa").joinpath("tts", "heldout_sentences.txt").read_text(encoding="utf-8").splitlines()
         asking = [line for line in ordinary if encoder.encode(line).asked]
-        assert len(asking) <= 0.02 * len(ordinary), asking
+        assert len(asking) <= 0.05 * len(ordinary), asking
 
     @pytest.mark.parametrize(
         ("text", "attribute", "sign"),
@@ -100,6 +120,32 @@ class TestBundled:
     )
     def test_plain_words(self, encoder, text, attribute, sign):
         assert getattr(encoder.encode(text), attribute) * sign >= 0.3
+
+    @pytest.mark.parametrize(
+        ("text", "attribute", "sign"),
+        [
+            ("don't speak so loud", "loudness", -1),
+            ("not so loud, please", "loudness", -1),
+            ("stop shouting", "loudness", -1),
+            ("don't be so quiet", "loudness", 1),
+            ("don't rush", "rate", -1),
+            ("not so slow", "rate", 1),
+            ("you are too fast", "rate", -1),
+            ("less high", "pitch", -1),
+            ("not so deep", "pitch", 1),
+        ],
+    )
+    def test_what_is_refused_is_turned_round(self, encoder, text, attribute, sign):
+        assert getattr(encoder.encode(text), attribute) * sign >= 0.3
+
+    @pytest.mark.parametrize("text", ["the cat sat on the mat", "hello world", "I like trains.", "a cup of tea"])
+    def test_everyday_remarks_ask_for_nothing(self, encoder, text):
+        assert not encoder.encode(text).asked
+
+    @pytest.mark.parametrize("text", ["a young woman", "a cheerful young woman", "a young woman with a warm voice"])
+    def test_young_women_are_no_girls(self, encoder, text):
+        style = encoder.encode(text)
+        assert style.gender > 0.3 and "girl" not in str(style)
 
     def test_more_is_more(self, encoder):
         assert encoder.encode("extremely slow").rate < encoder.encode("slightly slow").rate < 0

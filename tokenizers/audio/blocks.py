@@ -82,3 +82,13 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class Correction(nn.Sequential):
+    """What a network adds to a linear transform: nothing at first.  (..., dim) -> (..., out)."""
+
+    def __init__(self, dim: int, out: int):
+        last = nn.Linear(dim, out)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        super().__init__(nn.LayerNorm(dim), last)

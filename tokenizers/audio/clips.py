@@ -148,8 +148,12 @@ class ClipStore:
             x, z = x[: frames * self.hop], z[:frames]
             wav[row, : len(x)] = x * rng.uniform(0.15, 1.5)
             f0[row, : len(z)] = z
-        voiced = f0 > 0
-        for values, known in zip(f0, voiced, strict=True):
-            at = np.flatnonzero(known)
-            values[:] = np.interp(np.arange(frames), at, values[at]) if len(at) > 2 else 120.0
-        return Batch(torch.from_numpy(wav), torch.from_numpy(f0), torch.from_numpy(voiced.astype(np.float32)))
+        smooth, voiced = (np.stack(parts) for parts in zip(*map(bridged, f0), strict=True))
+        return Batch(torch.from_numpy(wav), torch.from_numpy(smooth), torch.from_numpy(voiced))
+
+
+def bridged(f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """F0 with its unvoiced gaps interpolated, and voicing (0 or 1): float32 (T,) each."""
+    at = np.flatnonzero(f0)
+    smooth = np.interp(np.arange(len(f0)), at, f0[at]) if len(at) > 2 else np.full(len(f0), 120.0)
+    return smooth.astype(np.float32), (f0 > 0).astype(np.float32)

@@ -1,13 +1,16 @@
-"""The quantizer while it learns: codebooks as moving averages of what they code (VQ-VAE, arXiv 1711.00937, appendix A).
+"""What the audio tokenizer fits rather than trains: linear transforms from statistics, codebooks from the latents.
 
-Same search as vector-quantize-pytorch's ResidualVQ and the same update; written out because on a CPU that library's
-sixteen books took a third of a training step.
+Codebooks are moving averages of what they code (VQ-VAE, arXiv 1711.00937, appendix A).  Same search as vector-quantize-pytorch's
+ResidualVQ and the same update; written out because on a CPU that library's sixteen books took a third of a training step.
 """
 
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
+
+from solfa.tokenizers.audio.model import AudioTokenizer, Features
 
 
 class Quantized(NamedTuple):
@@ -22,7 +25,7 @@ class LearningQuantizer(nn.Module):
     counts: Tensor
     ready: Tensor
 
-    def __init__(self, books: int, size: int, dim: int, decay: float = 0.98, dead_below: float = 0.1):
+    def __init__(self, books: int, size: int, dim: int, decay: float = 0.995, dead_below: float = 0.1):
         super().__init__()
         self.decay, self.dead_below = decay, dead_below
         self.register_buffer("codebooks", torch.zeros(books, size, dim))
@@ -33,7 +36,7 @@ class LearningQuantizer(nn.Module):
         """z: (B, T, dim) float32; gradients reach it through the commitment only."""
         residual, vectors, commitment = z.flatten(0, 1), [], z.new_zeros(())
         if not self.ready:
-            self._place(residual.detach())
+            self.place(residual.detach())
         for book, counts in zip(self.codebooks, self.counts, strict=True):
             x = residual.detach()
             index = (book.square().sum(-1) - 2 * x @ book.T).argmin(-1)
@@ -58,12 +61,42 @@ class LearningQuantizer(nn.Module):
             counts[dead] = len(x) / len(book)
 
     @torch.no_grad()
-    def _place(self, x: Tensor) -> None:
-        """First codes: random inputs, jittered; the moving averages and restarts do the rest."""
+    def place(self, x: Tensor, iterations: int = 12) -> None:
+        """First codes: k-means of what the books before left over.  x: (N, dim)."""
         for book, counts in zip(self.codebooks, self.counts, strict=True):
-            picks = x[torch.randint(len(x), (len(book),), device=x.device)]
-            book.copy_(picks + 0.1 * x.std() * torch.randn_like(picks))
-            counts.fill_(len(x) / len(book))
-            index = (book.square().sum(-1) - 2 * x @ book.T).argmin(-1)
-            x = x - book[index]
+            book.copy_(x[torch.randperm(len(x), device=x.device)[: len(book)]])
+            for _ in range(iterations + 1):
+                index = (book.square().sum(-1) - 2 * x @ book.T).argmin(-1)
+                uses = torch.bincount(index, minlength=len(book))
+                means = torch.zeros_like(book).index_add_(0, index, x) / uses.clamp_min(1)[:, None]
+                book.copy_(torch.where(uses[:, None] > 0, means, x[torch.randint(len(x), (len(book),), device=x.device)]))
+            counts.copy_(uses)
+            x = x - book[(book.square().sum(-1) - 2 * x @ book.T).argmin(-1)]
+        self.counts *= 1 / self.counts.mean()
         self.ready.fill_(True)
+
+
+@torch.no_grad()
+def fit_transforms(model: AudioTokenizer, wav: Tensor, log_f0: Tensor, voicing: Tensor) -> None:
+    """Set the linear parts from statistics of `wav` (B, n) with its measured F0 and voicing (B, T).
+
+    Encoder and decoder: principal components of stacked features, the best linear code (Karhunen-Loeve transform).
+    Vocoder: the least-squares map from features to the spectral envelope.
+    """
+    encoder, decoder, vocoder = model.encoder, model.decoder, model.vocoder
+    spectra, _ = encoder.features(wav)
+    x = Features(spectra, log_f0, voicing).audible()
+    stacked = rearrange(x, "b (t s) d -> (b t) (s d)", s=encoder.stride).double()
+    mean = stacked.mean(0)
+    basis = torch.linalg.eigh((stacked - mean).T @ (stacked - mean)).eigenvectors.flip(1)[:, : model.config.codebook_dim]
+    encoder.transform.weight.copy_(basis.T)
+    encoder.transform.bias.copy_(-mean @ basis)
+    decoder.transform.weight.copy_(basis)
+    decoder.transform.bias.copy_(mean)
+    # Spectra alone: F0 and voicing would explain what is a matter of pulses or noise, which the network decides.
+    a = torch.cat([spectra, torch.ones_like(spectra[..., :1])], dim=-1).flatten(0, 1).double()
+    b = vocoder.head.levels(wav).flatten(0, 1).double()
+    solution = torch.linalg.solve(a.T @ a + 1e-2 * len(a) * torch.eye(a.shape[1]).to(a), a.T @ b)
+    vocoder.transform.weight.zero_()
+    vocoder.transform.weight[:, : spectra.shape[-1]].copy_(solution[:-1].T)
+    vocoder.transform.bias.copy_(solution[-1])

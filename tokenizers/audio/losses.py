@@ -4,8 +4,9 @@ import torch
 import torchaudio.functional as AF
 from torch import Tensor, nn
 
+from solfa.tokenizers.audio.features import FLOOR
+
 RESOLUTIONS = ((512, 64), (1024, 96), (2048, 160))  # (window, mel bands); hop = window / 4
-FLOOR = 3e-3  # magnitude below which nothing is heard: about one step of 16-bit audio
 
 
 class MultiResolutionMelLoss(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NOISE_PERIOD = 1 << 18  # samples until the fixed noise repeats: 11 s at 24 kHz
+NOISE_LEVEL = 0.3  # standard deviation; the pulses' is 1
 SILENCE = -14.0  # log gain below which a band is inaudible
 TYPICAL, SPREAD = -4.0, 4.0  # log gain of speech and its range: what the network's zero and one stand for
 
@@ -35,7 +36,7 @@ def pulse_train(f0: Tensor, hop: int, sample_rate: int) -> Tensor:
 
 def fixed_noise() -> Tensor:
     """(NOISE_PERIOD,) white noise that is the same on every machine."""
-    return torch.from_numpy(np.random.Generator(np.random.PCG64(0)).standard_normal(NOISE_PERIOD, dtype=np.float32) * 0.3)
+    return torch.from_numpy(np.random.Generator(np.random.PCG64(0)).standard_normal(NOISE_PERIOD, dtype=np.float32) * NOISE_LEVEL)
 
 
 def band_matrix(bands: int, n_fft: int, sample_rate: int) -> Tensor:
@@ -47,20 +48,21 @@ def band_matrix(bands: int, n_fft: int, sample_rate: int) -> Tensor:
 
 
 class SourceFilterHead(nn.Module):
-    """Frames -> waveform through shaped pulses and shaped noise.
+    """Gains -> waveform through shaped pulses and shaped noise.
 
-    forward: hidden (B, T, D), f0 (B, T) Hz, both one per `hop` samples -> (B, T * hop) samples.
+    forward: gains (B, T, subframes * 2 * bands), f0 (B, T) Hz, both one per `hop` samples -> (B, T * hop) samples.
+    A gain of g is a log amplitude of TYPICAL + SPREAD * g; pulses before noise.
     """
 
     to_bins: Tensor
     window: Tensor
     noise: Tensor
 
-    def __init__(self, dim: int, sample_rate: int, hop: int, n_fft: int, bands: int, subframes: int):
+    def __init__(self, sample_rate: int, hop: int, n_fft: int, bands: int, subframes: int):
         super().__init__()
         assert hop % subframes == 0
         self.sample_rate, self.hop, self.n_fft, self.bands, self.subframes = sample_rate, hop, n_fft, bands, subframes
-        self.filters = nn.Linear(dim, subframes * 2 * bands)
+        self.gains = subframes * 2 * bands  # per frame
         self.register_buffer("to_bins", band_matrix(bands, n_fft, sample_rate), persistent=False)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("noise", fixed_noise(), persistent=False)
@@ -71,10 +73,9 @@ class SourceFilterHead(nn.Module):
         at = (start + torch.arange(pulses.shape[1], device=f0.device)) % NOISE_PERIOD
         return pulses, self.noise[at].expand_as(pulses)
 
-    def forward(self, hidden: Tensor, f0: Tensor) -> Tensor:
+    def forward(self, gains: Tensor, f0: Tensor) -> Tensor:
         start = int(torch.randint(NOISE_PERIOD, ())) if self.training else 0
-        gains = self.filters(hidden).float()
-        with torch.autocast(hidden.device.type, enabled=False):
+        with torch.autocast(gains.device.type, enabled=False):
             pulses, noise = (self._stft(s) for s in self.excitation(f0, start))  # (B, bins, T * subframes + 1)
             gains = gains.unflatten(-1, (self.subframes, 2, self.bands)).flatten(1, 2)
             gains = (TYPICAL + SPREAD * gains).clamp(SILENCE, 6.0)
@@ -82,6 +83,14 @@ class SourceFilterHead(nn.Module):
             voiced, unvoiced = gains.permute(2, 0, 3, 1)
             spectrum = pulses * voiced + noise * unvoiced
             return torch.istft(spectrum, self.n_fft, self.hop // self.subframes, window=self.window, length=f0.shape[1] * self.hop)
+
+    @torch.no_grad()
+    def levels(self, x: Tensor) -> Tensor:
+        """The gains at which pulses alone, or noise alone, have the spectral envelope of `x`: (B, n) -> (B, n / hop, gains)."""
+        bands = self._stft(x).abs().transpose(1, 2)[:, :-1] @ (self.to_bins / self.to_bins.sum(0))  # (B, frames, bands)
+        flat = self.window.square().sum().sqrt() * torch.tensor([1.0, NOISE_LEVEL], device=x.device)  # of each source
+        levels = (bands[:, :, None] / flat[:, None] + math.exp(SILENCE + 3)).log()
+        return ((levels - TYPICAL) / SPREAD).unflatten(1, (-1, self.subframes)).flatten(2)
 
     def _stft(self, x: Tensor) -> Tensor:
         return torch.stft(x, self.n_fft, self.hop // self.subframes, window=self.window, return_complex=True, pad_mode="constant")

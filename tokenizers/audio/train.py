@@ -1,14 +1,19 @@
 """`solfa train codec`: train the audio tokenizer on folders of audio, on a CPU or a GPU.
 
-One step: crops -> latents -> residual VQ (moving-average codebooks) -> a random number of books per
-crop -> waveform, with the source driven by the measured F0 -> mel, F0 and commitment losses, and late in the run adversarial
-ones on short crops.  The run's folder holds `state/` (resume), `checkpoint/` (averaged weights), `samples/` and TensorBoard logs.
+Three stages, one after the other (`CodecRecipe.stages`):
+
+tokens   encoder, quantizer and decoder learn to carry acoustic features through a random number of books.  No sound is made,
+         so a step is cheap.  From here on codes mean what they will mean for ever.
+vocoder  measured features -> waveform, under mel losses.
+decoder  codes -> waveform: decoder and vocoder together, the encoder frozen; late in the run with discriminators on short crops.
+
+The run's folder holds `state/` (resume), `checkpoint/` (averaged weights), `samples/` and TensorBoard logs.
 """
 
 import dataclasses
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -16,16 +21,20 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from solfa import recipe as recipes
 from solfa.errors import UserError
-from solfa.tokenizers.audio.clips import Batch, ClipStore, is_heldout, list_sources
+from solfa.tokenizers.audio.clips import Batch, ClipStore, bridged, is_heldout, list_sources
 from solfa.tokenizers.audio.discriminator import Discriminators, discriminator_loss, generator_losses
-from solfa.tokenizers.audio.learning import LearningQuantizer
+from solfa.tokenizers.audio.features import MEAN_F0, loudness
+from solfa.tokenizers.audio.learning import LearningQuantizer, fit_transforms
 from solfa.tokenizers.audio.losses import MultiResolutionMelLoss
-from solfa.tokenizers.audio.model import MEAN_F0, AudioTokenizer, AudioTokenizerConfig
+from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig, Features
 from solfa.tokenizers.audio_io import write_wav
 from solfa.training import WeightAverage, cosine_rate, find_state, load_state, save_state
+
+STAGES = ("tokens", "vocoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -35,18 +44,20 @@ class CodecRecipe:
     data: tuple[str, ...]
     out: str = "runs/codec"
     model: AudioTokenizerConfig = AudioTokenizerConfig()
-    init: str | None = None  # checkpoint to fine-tune
+    init: str | None = None  # checkpoint to continue from
+    init_vocoder: str | None = None  # checkpoint to take the vocoder from, where stages were trained side by side
     heldout_percent: float = 8.0  # of the speakers
     always_train: tuple[str, ...] = ()  # speakers that are never held out
+    stages: dict[str, float] = field(default_factory=lambda: {"tokens": 0.4, "vocoder": 0.2, "decoder": 0.4})  # shares of the run
     steps: int = 100_000
     minutes: float | None = None
-    batch: int = 8
+    batch: int = 16
     crop_seconds: float = 1.28
     learning_rate: float = 7e-4
-    quantize_after: int = 200  # steps in which the latents settle before the codebooks are placed among them
+    fit_crops: int = 800  # from which the linear transforms and the first codebooks are fitted
+    known_pitch: int = 300  # steps in which the codec is told the measured F0 while the encoder learns to estimate it
     commitment: float = 0.05
-    pitch_weight: float = 3.0
-    adversarial_from: float = 1.0  # share of the run after which the discriminators join; 1 = never
+    adversarial_from: float = 1.0  # share of the decoder stage after which the discriminators join; 1 = never
     adversarial_weight: float = 0.1
     feature_weight: float = 0.5
     adversarial_seconds: float = 0.32
@@ -61,29 +72,66 @@ class CodecRecipe:
 
 
 class Reconstruction(NamedTuple):
-    wav: Tensor  # (B, n)
-    log_f0: Tensor  # (B, T)
-    commitment: Tensor  # scalar
+    wav: Tensor | None  # (B, n), where the stage makes sound
+    losses: dict[str, Tensor]
 
 
 class CodecInTraining(nn.Module):
-    """The tokenizer with the learning quantizer in place of the fixed one."""
+    """The tokenizer with the learning quantizer in place of the fixed one, and the losses of each stage but the adversarial ones."""
 
-    def __init__(self, model: AudioTokenizer, quantize_after: int):
+    def __init__(self, model: AudioTokenizer, commitment: float):
         super().__init__()
         c = model.config
-        self.model, self.quantize_after = model, quantize_after
+        self.model, self.commitment = model, commitment
         self.learning = LearningQuantizer(c.books, c.codebook_size, c.codebook_dim)
+        self.mel_loss = MultiResolutionMelLoss(c.sample_rate)
 
-    def forward(self, batch: Batch, step: int, rng: np.random.Generator) -> Reconstruction:
-        z = self.model.latents(batch.wav)
-        commitment = z.new_zeros(())
-        if step >= self.quantize_after:
-            with torch.autocast(z.device.type, enabled=False):
-                per_book, commitment = self.learning(z)
+    def forward(self, stage: str, batch: Batch, know_pitch: bool, rng: np.random.Generator) -> Reconstruction:
+        measured = (batch.f0 / MEAN_F0).log(), batch.voiced
+        losses: dict[str, Tensor] = {}
+        if stage == "vocoder":
+            with torch.no_grad():
+                features = Features(self.model.encoder.features(batch.wav)[0], *measured)
+        else:
+            with torch.set_grad_enabled(stage == "tokens"):
+                z, heard, logits = self.model.encoder(batch.wav, measured if know_pitch else None)
+            if stage == "tokens":
+                losses |= self._pitch_losses(logits, *measured)
+                with torch.autocast(z.device.type, enabled=False):
+                    per_book, commitment = self.learning(z)
+                losses["commitment"] = self.commitment * commitment
+            else:  # the codes as they will be, with the wider search
+                per_book = self.model.quantizer.vectors(self.model.quantizer.encode(z))
             z = z + (self._drop_books(per_book, rng) - z).detach()
-        decoded = self.model.decode_latents(z)
-        return Reconstruction(self.model.synthesize(decoded, batch.f0), decoded.log_f0, commitment)
+            features = self.model.decoder(z)
+            losses |= self._feature_losses(features, heard, *measured)
+        if stage == "tokens":
+            return Reconstruction(None, losses)
+        # F0 steers the source, but its gradient through hundreds of pulses says nothing useful.
+        wav = self.model.vocoder(features._replace(log_f0=features.log_f0.detach())).float()
+        losses["mel"] = self.mel_loss(wav, batch.wav)
+        return Reconstruction(wav, losses)
+
+    def _pitch_losses(self, logits: Tensor, log_f0: Tensor, voiced: Tensor) -> dict[str, Tensor]:
+        """Of the encoder's estimate: cross-entropy to bins around the measured F0 (as CREPE), and voicing."""
+        bins = self.model.encoder.features.log_f0
+        target = (-0.5 * ((log_f0[..., None] - bins) / (bins[1] - bins[0])).square()).softmax(-1)
+        surprise = -(target * logits[..., :-1].log_softmax(-1)).sum(-1)
+        weight = voiced + 0.05  # between voiced stretches F0 is interpolated: a guess that keeps it smooth
+        return {
+            "estimate": 0.2 * (surprise * weight).sum() / weight.sum(),
+            "estimate_voicing": 0.2 * F.binary_cross_entropy_with_logits(logits[..., -1], voiced),
+        }
+
+    def _feature_losses(self, made: Features, heard: Features, log_f0: Tensor, voiced: Tensor) -> dict[str, Tensor]:
+        weight = voiced + 0.05
+        want = loudness(heard.spectra)
+        return {
+            "loudness": 10 * (loudness(made.spectra) - want).abs().mean() / want.mean(),
+            "spectra": (made.spectra - heard.spectra).abs().mean(),
+            "pitch": 20 * ((made.log_f0 - log_f0).abs() * weight).sum() / weight.sum(),
+            "voicing": 0.3 * (made.voicing - voiced).abs().mean(),
+        }
 
     def _drop_books(self, per_book: Tensor, rng: np.random.Generator) -> Tensor:
         """Quantizer dropout per crop: half keep the language model's books, a quarter all, a quarter any number."""
@@ -96,18 +144,43 @@ class CodecInTraining(nn.Module):
     def export_codebooks(self) -> None:
         self.model.quantizer.codebooks.copy_(self.learning.codebooks)
 
+    def adopt_codebooks(self) -> None:
+        """Start the learning quantizer from the codebooks of a trained tokenizer."""
+        self.learning.codebooks.copy_(self.model.quantizer.codebooks)
+        self.learning.ready.fill_(True)
+
+    @torch.no_grad()
+    def fit(self, clips: ClipStore, recipe: CodecRecipe, frames: int) -> None:
+        """Linear transforms and first codebooks from statistics, so that learning starts at a codec that works."""
+        rows = [clips.batch(recipe.seed + 1, i, 50, frames) for i in range(max(1, recipe.fit_crops // 50))]
+        wav, f0, voiced = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        fit_transforms(self.model, wav, (f0 / MEAN_F0).log(), voiced)
+        z = [self.model.encoder(b.wav, ((b.f0 / MEAN_F0).log(), b.voiced))[0] for b in rows]
+        self.learning.place(torch.cat(z).flatten(0, 1))
+        self.export_codebooks()
+
+
+class HeldoutClip(NamedTuple):
+    wav: Tensor  # (n,)
+    log_f0: Tensor  # (T,)
+    voiced: Tensor  # (T,)
+
 
 @torch.inference_mode()
-def heldout_metrics(model: AudioTokenizer, waves: list[Tensor], books: int) -> dict[str, float]:
-    """Mel loss, PESQ-WB and STOI over held-out clips at `books` books."""
+def heldout_metrics(model: AudioTokenizer, clips: list[HeldoutClip], books: int) -> dict[str, float]:
+    """Mel loss, PESQ-WB and STOI over held-out clips at `books` books; 0 books is the vocoder on measured features."""
     from solfa.tokenizers.audio.metrics import pesq_wb, stoi
 
     mel_loss = MultiResolutionMelLoss(model.sample_rate)
     rows = []
-    for wav in waves:
-        guess = model.decode(model.encode(wav, model.sample_rate)[:, :books])[0, : len(wav)]
-        pair = wav.numpy(), guess.numpy(), model.sample_rate
-        rows.append((mel_loss(guess[None], wav[None]).item(), pesq_wb(*pair), stoi(*pair)))
+    for clip in clips:
+        if books:
+            guess = model.decode(model.encode(clip.wav, model.sample_rate)[:, :books])[0, : len(clip.wav)]
+        else:
+            spectra, _ = model.encoder.features(clip.wav[None])
+            guess = model.vocoder(Features(spectra, clip.log_f0[None], clip.voiced[None]))[0]
+        pair = clip.wav.numpy(), guess.numpy(), model.sample_rate
+        rows.append((mel_loss(guess[None], clip.wav[None]).item(), pesq_wb(*pair), stoi(*pair)))
     mel, pesq, intelligibility = np.nanmean(np.array(rows, float), axis=0)
     return {"mel": float(mel), "pesq_wb": float(pesq), "stoi": float(intelligibility)}
 
@@ -125,7 +198,11 @@ def run(recipe: CodecRecipe) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     set_seed(recipe.seed)
 
+    if not recipe.stages or set(recipe.stages) - set(STAGES):
+        raise UserError(f"stages should be shares of {', '.join(STAGES)}, not {recipe.stages}")
     model = AudioTokenizer.from_pretrained(recipe.init) if recipe.init else AudioTokenizer(recipe.model)
+    if recipe.init_vocoder:
+        model.vocoder.load_state_dict(AudioTokenizer.from_pretrained(recipe.init_vocoder).vocoder.state_dict())
     c = model.config
     sources = list_sources(recipe.data)
     speakers = {s.speaker for s in sources if s.speech} - set(recipe.always_train)
@@ -133,22 +210,27 @@ def run(recipe: CodecRecipe) -> Path:
     train = [s for s in sources if s.speaker not in heldout]
     (out / "split.json").write_text(json.dumps({"heldout_speakers": sorted(heldout)}, indent=1))
     clips = ClipStore.build(out / "clips" / "train", train, c.sample_rate, c.feature_hop, recipe.workers)
-    tests = heldout_waves(out, [s for s in sources if s.speaker in heldout], recipe, c)
+    tests = heldout_clips(out, [s for s in sources if s.speaker in heldout], recipe, c)
     accelerator.print(
         f"{clips.hours:.2f} h of {len(clips.frames)} clips; {len(heldout)} of {len(speakers)} speakers held out; "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters"
     )
 
-    codec = CodecInTraining(model, recipe.quantize_after if not recipe.init else 0)
+    codec = CodecInTraining(model, recipe.commitment)
+    frames = round(recipe.crop_seconds * c.sample_rate / c.hop) * c.stride
+    state = find_state(out / "state")
     if recipe.init:
-        adopt_codebooks(codec)
+        codec.adopt_codebooks()
+    elif not state:
+        accelerator.print("fitting linear transforms and first codebooks")
+        codec.fit(clips, recipe, frames)
     discriminators = Discriminators()
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, betas=(0.8, 0.98), weight_decay=0.01, fused=True)
     critic_optimizer = torch.optim.AdamW(discriminators.parameters(), recipe.learning_rate / 4, betas=(0.8, 0.98), fused=True)
     average = WeightAverage(model, recipe.average_decay)
     optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": optimizer, "critic_optimizer": critic_optimizer}
     step, elapsed = 0, 0.0
-    if state := find_state(out / "state"):
+    if state:
         facts, tensors = load_state(state, optimizers)
         codec.load_state_dict(tensors["codec"])
         discriminators.load_state_dict(tensors["discriminators"])
@@ -156,13 +238,11 @@ def run(recipe: CodecRecipe) -> Path:
         step, elapsed = facts["step"], facts["elapsed"]
         accelerator.print(f"resuming at step {step}")
     device = accelerator.device
-    mel_loss = MultiResolutionMelLoss(c.sample_rate).to(device)
     average.state = {k: v.to(device) for k, v in average.state.items()}
     codec, discriminators, optimizer, critic_optimizer = accelerator.prepare(codec, discriminators, optimizer, critic_optimizer)
     inner = accelerator.unwrap_model(codec)
     writer = SummaryWriter(str(out / "logs")) if accelerator.is_main_process else None
 
-    frames = round(recipe.crop_seconds * c.sample_rate / c.hop) * c.stride
     short = round(recipe.adversarial_seconds * c.sample_rate)
     began, shown = time.time() - elapsed, time.time()
     sums: dict[str, float] = {}
@@ -178,20 +258,16 @@ def run(recipe: CodecRecipe) -> Path:
 
     codec.train()
     while (done := progress()) < 1:
-        rate = recipe.learning_rate * cosine_rate(done)
-        adversarial = done >= recipe.adversarial_from
+        stage, done_stage = stage_at(done, recipe.stages)
+        rate = recipe.learning_rate * cosine_rate(done_stage)
+        adversarial = stage == "decoder" and done_stage >= recipe.adversarial_from
         torch.manual_seed(recipe.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index)
         rng = np.random.default_rng((recipe.seed, step, accelerator.process_index, 1))
         index = step * accelerator.num_processes + accelerator.process_index
         batch = Batch(*(t.to(device) for t in clips.batch(recipe.seed, index, recipe.batch, frames)))
-        made = codec(batch, step, rng)
-        wav = made.wav.float()
-        losses = {
-            "mel": mel_loss(wav, batch.wav),
-            "pitch": ((made.log_f0 - (batch.f0 / MEAN_F0).log()) * batch.voiced).abs().sum() / batch.voiced.sum().clamp_min(1),
-            "commitment": made.commitment,
-        }
-        weights = {"mel": 1.0, "pitch": recipe.pitch_weight, "commitment": recipe.commitment}
+        made = codec(stage, batch, step < recipe.known_pitch and not recipe.init, rng)
+        losses, wav = made.losses, made.wav
+        loss = torch.stack(list(losses.values())).sum()
         if adversarial:
             at = int(rng.integers(0, wav.shape[1] - short + 1))
             real, fake = batch.wav[:, at : at + short], wav[:, at : at + short]
@@ -202,14 +278,14 @@ def run(recipe: CodecRecipe) -> Path:
             accelerator.backward(losses["critic"])
             critic_optimizer.step()
             losses["adversarial"], losses["features"] = generator_losses(discriminators(real), discriminators(fake))
-            weights |= {"adversarial": recipe.adversarial_weight, "features": recipe.feature_weight}
+            loss = loss + recipe.adversarial_weight * losses["adversarial"] + recipe.feature_weight * losses["features"]
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        accelerator.backward(sum(w * losses[k] for k, w in weights.items()))
+        accelerator.backward(loss)
         accelerator.clip_grad_norm_(inner.model.parameters(), 1.0)
         optimizer.step()
-        if step >= inner.quantize_after:
+        if stage == "tokens":
             inner.export_codebooks()
         average.update(inner.model)
         step += 1
@@ -229,10 +305,10 @@ def run(recipe: CodecRecipe) -> Path:
         if step % recipe.save_every == 0:
             checkpoint()
         if step % recipe.evaluate_every == 0:
-            report(averaged(inner.model, average), tests, step, out, writer)
+            report(averaged(inner.model, average), tests, stage, step, out, writer)
     if accelerator.is_main_process:
         checkpoint()
-        report(averaged(inner.model, average), tests, step, out, writer)
+        report(averaged(inner.model, average), tests, stage, step, out, writer)
     return out / "checkpoint"
 
 
@@ -242,34 +318,45 @@ def averaged(model: AudioTokenizer, average: WeightAverage) -> AudioTokenizer:
     return twin.eval()
 
 
-def adopt_codebooks(codec: CodecInTraining) -> None:
-    """Start the learning quantizer from the codebooks of a trained tokenizer."""
-    codec.learning.codebooks.copy_(codec.model.quantizer.codebooks)
-    codec.learning.ready.fill_(True)
+def stage_at(progress: float, shares: dict[str, float]) -> tuple[str, float]:
+    """The stage that the run is in at `progress` (0 to 1), and the progress within it."""
+    total, began = sum(shares.values()), 0.0
+    present = [name for name in STAGES if shares.get(name)]
+    for name in present:
+        share = shares[name] / total
+        if progress < began + share or name == present[-1]:
+            return name, min(1.0, (progress - began) / share)
+        began += share
+    raise AssertionError("unreachable: the last stage takes the rest")
 
 
-def heldout_waves(out: Path, sources: list, recipe: CodecRecipe, c: AudioTokenizerConfig) -> list[Tensor]:
-    """At most one clip of each held-out speaker, 2 to 8 seconds of each."""
+def heldout_clips(out: Path, sources: list, recipe: CodecRecipe, c: AudioTokenizerConfig) -> list[HeldoutClip]:
+    """At most one clip of each held-out speaker, up to 8 seconds of each."""
     one_each = list({s.speaker: s for s in sources if s.speech}.values())[: recipe.evaluate_clips]
     if not one_each:
         return []
     store = ClipStore.build(out / "clips" / "heldout", one_each, c.sample_rate, c.feature_hop, 1)
-    spans = [(int(a) * c.feature_hop, int(n) * c.feature_hop) for a, n in zip(store.start, store.frames, strict=True)]
-    return [torch.from_numpy(store.samples[a : a + min(n, 8 * c.sample_rate)].astype(np.float32)) for a, n in spans]
+    found = []
+    for start, frames in zip(store.start, store.frames, strict=True):
+        stop = int(start) + min(int(frames), 8 * c.sample_rate // c.feature_hop)
+        wav = torch.from_numpy(store.samples[start * c.feature_hop : stop * c.feature_hop].astype(np.float32))
+        f0, voiced = bridged(store.f0[start:stop])
+        found.append(HeldoutClip(wav, torch.from_numpy(f0 / MEAN_F0).log(), torch.from_numpy(voiced)))
+    return found
 
 
-def report(model: AudioTokenizer, waves: list[Tensor], step: int, out: Path, writer) -> None:
+def report(model: AudioTokenizer, clips: list[HeldoutClip], stage: str, step: int, out: Path, writer) -> None:
     """Print and log metrics on held-out speakers, and write samples to listen to."""
-    for books in (model.lm_books, model.books):
-        if waves:
-            metrics = heldout_metrics(model, waves, books)
+    for books in (0,) if stage == "vocoder" else (model.lm_books, model.books):
+        if clips:
+            metrics = heldout_metrics(model, clips, books)
             print(f"held-out speakers at step {step}, {books} books: " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
             for k, v in metrics.items():
                 writer.add_scalar(f"heldout{books}/{k}", v, step)
-    for i, wav in enumerate(waves[:3]):
+    for i, clip in enumerate(clips[:3]):
         with torch.inference_mode():
-            made = model.decode(model.encode(wav, model.sample_rate)[:, : model.lm_books])[0, : len(wav)]
-        write_wav(out / "samples" / f"{i}-original.wav", wav.numpy(), model.sample_rate)
+            made = model.decode(model.encode(clip.wav, model.sample_rate)[:, : model.lm_books])[0, : len(clip.wav)]
+        write_wav(out / "samples" / f"{i}-original.wav", clip.wav.numpy(), model.sample_rate)
         write_wav(out / "samples" / f"{i}-step{step}.wav", made.numpy(), model.sample_rate)
 
 

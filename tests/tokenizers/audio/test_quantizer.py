@@ -31,6 +31,21 @@ def test_codes_are_the_nearest_of_each_residual() -> None:
     torch.testing.assert_close(quantizer.decode(codes), x - residual)
 
 
+def test_a_wider_search_leaves_less_and_keeps_the_prefixes() -> None:
+    greedy, x = fixed(books=6, shrink=0.9), noise(3, 40, 6, seed=1)
+    wide = ResidualQuantizer(6, 8, 6, beam=4, ends=(3,))
+    wide.codebooks.copy_(greedy.codebooks)
+    first = ResidualQuantizer(3, 8, 6, beam=4)
+    first.codebooks.copy_(greedy.codebooks[:3])
+    found = wide.encode(x)
+    assert torch.equal(found[:, :3], first.encode(x)), "the books up to an end are searched as if there were no more"
+    assert all(torch.equal(wide.encode(x, k), found[:, :k]) for k in (1, 3, 5, 6))
+    left = [(x - q.decode(q.encode(x))).square().mean() for q in (greedy, wide)]
+    assert left[1] < 0.97 * left[0]
+    alone = torch.cat([wide.encode(row[None, t : t + 1]) for row in x for t in range(40)]).view(3, 40, 6).transpose(1, 2)
+    assert torch.equal(found, alone), "frames do not influence each other"
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_sums_of_codes_come_back(seed: int) -> None:
     """Where each book is much finer than the one before, encode inverts decode."""

@@ -9,9 +9,7 @@ RATE, HOP = 24_000, 240
 
 
 def head(subframes: int = 2) -> SourceFilterHead:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return SourceFilterHead(8, RATE, HOP, 512, 16, subframes).eval()
+    return SourceFilterHead(RATE, HOP, 512, 16, subframes).eval()
 
 
 @pytest.mark.parametrize("f0", [60.0, 100.0, 137.3, 400.0, 850.0])  # 100 Hz: the phase meets multiples of pi exactly
@@ -80,24 +78,33 @@ def test_noise_goes_on_where_it_ended() -> None:
 @pytest.mark.parametrize("frames", [4, 7])
 def test_head_gives_hop_samples_a_frame(subframes: int, frames: int) -> None:
     part = head(subframes)
-    y = part(torch.randn(3, frames, 8), torch.full((3, frames), 120.0))
+    y = part(torch.randn(3, frames, part.gains), torch.full((3, frames), 120.0))
     assert y.shape == (3, frames * HOP)
     assert torch.isfinite(y).all()
 
 
 def test_head_is_silent_at_the_lowest_gain_and_repeats_itself() -> None:
     part = head()
-    hidden, f0 = torch.zeros(1, 10, 8), torch.full((1, 10), 120.0)
-    assert torch.equal(part(hidden, f0), part(hidden, f0))
-    loud = part(hidden, f0).square().mean()
-    with torch.no_grad():
-        part.filters.bias.fill_(SILENCE * 2)
-    assert part(hidden, f0).square().mean() < 1e-6 * loud
+    gains, f0 = torch.zeros(1, 10, part.gains), torch.full((1, 10), 120.0)
+    assert torch.equal(part(gains, f0), part(gains, f0))
+    assert part(gains + SILENCE * 2, f0).square().mean() < 1e-6 * part(gains, f0).square().mean()
+
+
+@pytest.mark.parametrize("source", [0, 1])
+def test_levels_bring_the_envelope_back(source: int) -> None:
+    """Pulses alone, or noise alone, at the levels of a sound have its band magnitudes."""
+    part, f0 = head(), torch.full((1, 100), 120.0)
+    want = torch.linspace(-1.0, 0.5, 16).repeat(1, 100, 4)  # a tilt of 52 dB
+    muted = torch.zeros(2, 16)
+    muted[1 - source] = -20.0
+    levels = part.levels(part(want + muted.flatten().repeat(2), f0))
+    found = levels.unflatten(-1, (2, 2, 16))[:, 10:-10, :, source].mean((0, 1, 2))
+    torch.testing.assert_close(found[1:-1], want[0, 0, 1:15], atol=0.12, rtol=0)
 
 
 def test_training_moves_the_noise() -> None:
     part = head().train()
-    hidden, f0 = torch.zeros(1, 10, 8), torch.full((1, 10), 120.0)
+    gains, f0 = torch.zeros(1, 10, part.gains), torch.full((1, 10), 120.0)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        assert not torch.equal(part(hidden, f0), part(hidden, f0))
+        assert not torch.equal(part(gains, f0), part(gains, f0))

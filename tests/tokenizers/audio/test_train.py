@@ -16,7 +16,8 @@ from solfa.tokenizers.audio import train as training
 from solfa.tokenizers.audio.clips import Batch, ClipStore, is_heldout
 from solfa.tokenizers.audio.losses import MultiResolutionMelLoss
 from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig
-from solfa.tokenizers.audio.train import CodecInTraining, CodecRecipe, adopt_codebooks, run, train
+from solfa.tokenizers.audio.quantizer import ResidualQuantizer
+from solfa.tokenizers.audio.train import CodecInTraining, CodecRecipe, run, stage_at, train
 from solfa.tokenizers.audio_io import read_audio, write_wav
 
 LEARNER, STRANGER = (next(n for n in map(str, range(100)) if is_heldout(n, 50.0) is held) for held in (False, True))
@@ -37,7 +38,7 @@ def recipe(speech_clip: Path, tiny_codec: AudioTokenizer, tmp_path: Path) -> Cod
         write_wav(tmp_path / "data" / speaker / "clip.wav", read_audio(speech_clip).samples, 24_000)
     return CodecRecipe(
         data=(str(tmp_path / "data"),), out=str(tmp_path / "run"), model=tiny_codec.config, heldout_percent=50.0, steps=6, batch=2,
-        crop_seconds=0.32, learning_rate=3e-3, quantize_after=2, adversarial_from=0.5, adversarial_seconds=0.12, save_every=2,
+        crop_seconds=0.32, learning_rate=3e-3, fit_crops=50, known_pitch=2, adversarial_from=0.5, adversarial_seconds=0.12, save_every=2,
         evaluate_clips=0, precision="no", workers=1,
     )  # fmt: skip
 
@@ -49,7 +50,7 @@ def state_of(recipe: CodecRecipe) -> dict[str, torch.Tensor]:
 
 
 def test_training_lowers_the_mel_loss(recipe: CodecRecipe, speech_clip: Path) -> None:
-    recipe = dataclasses.replace(recipe, steps=150, quantize_after=50, adversarial_from=1.0, save_every=1000, evaluate_clips=1)
+    recipe = dataclasses.replace(recipe, steps=90, adversarial_from=1.0, save_every=1000, evaluate_clips=1)
     folder = run(recipe)
     wav = torch.from_numpy(read_audio(speech_clip).samples)
     wav = 0.6 * wav / wav.abs().max()
@@ -60,7 +61,7 @@ def test_training_lowers_the_mel_loss(recipe: CodecRecipe, speech_clip: Path) ->
     assert costs[1] < 0.8 * costs[0]
     assert len(after.encode(wav, 24_000)[0, 0].unique()) > 1
     assert json.loads(Path(recipe.out, "split.json").read_text()) == {"heldout_speakers": [STRANGER]}
-    assert {p.name for p in Path(recipe.out, "samples").iterdir()} == {"0-original.wav", "0-step150.wav"}
+    assert {p.name for p in Path(recipe.out, "samples").iterdir()} == {"0-original.wav", "0-step90.wav"}
     assert list(Path(recipe.out, "logs").iterdir())
 
 
@@ -86,8 +87,26 @@ def test_resumed_run_equals_an_undisturbed_one(recipe: CodecRecipe, monkeypatch:
     assert json.loads(Path(broken.out, "state", "facts.json").read_text())["step"] == 6
 
 
+def test_stages_share_the_run() -> None:
+    shares = {"tokens": 2.0, "decoder": 2.0}
+    assert [stage_at(p, shares) for p in (0.0, 0.25, 0.5, 1.0)] == [("tokens", 0.0), ("tokens", 0.5), ("decoder", 0.0), ("decoder", 1.0)]
+    assert stage_at(0.7, {"vocoder": 1.0}) == ("vocoder", 0.7)
+
+
+def test_codes_are_final_after_the_first_stage(recipe: CodecRecipe) -> None:
+    first = run(dataclasses.replace(recipe, stages={"tokens": 1.0}))
+    before = AudioTokenizer.from_pretrained(first)
+    later = dataclasses.replace(recipe, stages={"vocoder": 0.5, "decoder": 0.5}, init=str(first), out=recipe.out + "2")
+    after = AudioTokenizer.from_pretrained(run(later))
+    assert before.fingerprint == after.fingerprint
+    assert not torch.equal(before.vocoder.transform.weight, after.vocoder.transform.weight)
+    assert not torch.equal(before.decoder.transform.weight, after.decoder.transform.weight)
+    again = run(dataclasses.replace(later, stages={"decoder": 1.0}, init_vocoder=recipe.out + "2/checkpoint", steps=1, out=recipe.out + "3"))
+    assert AudioTokenizer.from_pretrained(again).fingerprint == before.fingerprint
+
+
 def test_books_are_dropped_per_crop(tiny_codec: AudioTokenizer) -> None:
-    codec = CodecInTraining(tiny_codec, quantize_after=0)
+    codec = CodecInTraining(tiny_codec, 0.05)
     per_book = torch.ones(tiny_codec.books, 400, 1, 1)
     kept = codec._drop_books(per_book, np.random.default_rng(0)).flatten()
     share = {k: (kept == k).float().mean().item() for k in range(1, 5)}
@@ -98,22 +117,30 @@ def test_books_are_dropped_per_crop(tiny_codec: AudioTokenizer) -> None:
 
 
 def test_fine_tuning_starts_from_the_checkpoints_codebooks(tiny_codec: AudioTokenizer) -> None:
-    codec = CodecInTraining(tiny_codec, quantize_after=0)
-    adopt_codebooks(codec)
+    codec = CodecInTraining(tiny_codec, 0.05)
+    codec.adopt_codebooks()
     assert torch.equal(codec.learning.codebooks, tiny_codec.quantizer.codebooks)
     wav = torch.randn(1, 7680, generator=torch.Generator().manual_seed(0)) * 0.1
     codec.eval()
     with torch.inference_mode():
-        made = codec.learning(tiny_codec.latents(wav)).per_book.sum(0)
-        expected = tiny_codec.quantizer.decode(tiny_codec.encode(wav, 24_000))
+        z = tiny_codec.encoder(wav)[0]
+        made = codec.learning(z).per_book.sum(0)
+        greedy = ResidualQuantizer(*tiny_codec.quantizer.codebooks.shape)
+        greedy.codebooks.copy_(tiny_codec.quantizer.codebooks)
+        expected = greedy.decode(greedy.encode(z))
     torch.testing.assert_close(made, expected)
 
 
 def test_trained_weights_are_those_of_the_model(tiny_codec: AudioTokenizer) -> None:
     """Training adds nothing to the checkpoint: names and shapes are the tokenizer's own."""
-    inside = CodecInTraining(AudioTokenizer(tiny_codec.config), 0).state_dict()
+    inside = CodecInTraining(AudioTokenizer(tiny_codec.config), 0.05).state_dict()
     own = {k.removeprefix("model."): v.shape for k, v in inside.items() if k.startswith("model.")}
     assert own == {k: v.shape for k, v in tiny_codec.state_dict().items()}
+
+
+def test_unknown_stage(recipe: CodecRecipe) -> None:
+    with pytest.raises(UserError, match="shares of tokens, vocoder, decoder"):
+        run(dataclasses.replace(recipe, stages={"encoder": 1.0}))
 
 
 def test_command_needs_data_and_known_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from solfa.progress import Progress
 from solfa.tokenizers.audio_io import read_audio
 from solfa.tokenizers.corpus import read_corpus
 from solfa.tokenizers.edit_distance import edit_distance
-from solfa.tokenizers.text import TextTokenizer
-from solfa.tts.measure import measure_unlabelled
+from solfa.tokenizers.text import VOWELS, TextTokenizer
+from solfa.tts.measure import measure_unlabelled, spoken_seconds
 from solfa.tts.recognize import Recognizer
 from solfa.tts.speak import TTS, Speech
 
@@ -57,8 +57,11 @@ def heldout_sentences() -> list[str]:
     return [line for line in text.splitlines() if line]
 
 
-def measured(speech: Speech) -> dict[str, float]:
-    return measure_unlabelled(speech.samples.astype(np.float64), speech.sample_rate)
+def measured(text: TextTokenizer, sentence: str, speech: Speech) -> dict[str, float]:
+    """What a listener would measure.  The sentence is known, so its syllables are counted in the text; their time is measured."""
+    wav = speech.samples.astype(np.float64)
+    syllables = sum(symbol.rstrip("01") in VOWELS for symbol in text.phones(sentence).symbols)
+    return measure_unlabelled(wav, speech.sample_rate) | {"rate": syllables / spoken_seconds(wav, speech.sample_rate)}
 
 
 def adherence(tts: TTS, phrasings: list[tuple[str, str, int]], sentences: list[str], voice: str | None, seed: int) -> list[Outcome]:
@@ -70,8 +73,8 @@ def adherence(tts: TTS, phrasings: list[tuple[str, str, int]], sentences: list[s
         for i, (text, attribute, direction) in enumerate(phrasings):
             sentence = sentences[i % len(sentences)]
             if sentence not in neutral:
-                neutral[sentence] = measured(tts.say(sentence, "", speaker, seed))
-            styled = measured(tts.say(sentence, text, speaker, seed))
+                neutral[sentence] = measured(tts.text, sentence, tts.say(sentence, "", speaker, seed))
+            styled = measured(tts.text, sentence, tts.say(sentence, text, speaker, seed))
             outcomes.append(Outcome(text, attribute, direction, neutral[sentence][attribute], styled[attribute]))
             bar.advance()
     return outcomes

@@ -172,6 +172,11 @@ def measure_unlabelled(wav: Floats, sample_rate: int) -> dict[str, float]:
     }
 
 
+def spoken_seconds(wav: Floats, sample_rate: int) -> float:
+    """Time within a clip in which somebody speaks."""
+    return max(SLOT * int(speaking(slot_power(wav, sample_rate)).sum()), SLOT)
+
+
 def nuclei(power: Floats, track: Floats) -> int:
     """Syllable nuclei: voiced energy peaks that stand 2 dB above the dips beside them (de Jong and Wempe 2009)."""
     level = np.convolve(decibels(power), np.hanning(7) / np.hanning(7).sum(), mode="same")

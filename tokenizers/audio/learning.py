@@ -61,10 +61,14 @@ class LearningQuantizer(nn.Module):
             counts[dead] = len(x) / len(book)
 
     @torch.no_grad()
-    def place(self, x: Tensor, iterations: int = 12) -> None:
-        """First codes: k-means of what the books before left over.  x: (N, dim)."""
+    def place(self, x: Tensor, per_step: int | None = None, iterations: int = 12) -> None:
+        """First codes: k-means of what the books before left over.
+
+        x: (N, dim).  per_step: vectors that a training step will bring; default N.
+        """
         for book, counts in zip(self.codebooks, self.counts, strict=True):
-            book.copy_(x[torch.randperm(len(x), device=x.device)[: len(book)]])
+            picks = torch.randperm(len(x), device=x.device).repeat(-(-len(book) // len(x)))
+            book.copy_(x[picks[: len(book)]])
             for _ in range(iterations + 1):
                 index = (book.square().sum(-1) - 2 * x @ book.T).argmin(-1)
                 uses = torch.bincount(index, minlength=len(book))
@@ -72,7 +76,7 @@ class LearningQuantizer(nn.Module):
                 book.copy_(torch.where(uses[:, None] > 0, means, x[torch.randint(len(x), (len(book),), device=x.device)]))
             counts.copy_(uses)
             x = x - book[(book.square().sum(-1) - 2 * x @ book.T).argmin(-1)]
-        self.counts *= 1 / self.counts.mean()
+        self.counts *= (per_step or len(x)) / len(x)
         self.ready.fill_(True)
 
 

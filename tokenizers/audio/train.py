@@ -156,7 +156,7 @@ class CodecInTraining(nn.Module):
         wav, f0, voiced = (torch.cat(parts) for parts in zip(*rows, strict=True))
         fit_transforms(self.model, wav, (f0 / MEAN_F0).log(), voiced)
         z = [self.model.encoder(b.wav, ((b.f0 / MEAN_F0).log(), b.voiced))[0] for b in rows]
-        self.learning.place(torch.cat(z).flatten(0, 1))
+        self.learning.place(torch.cat(z).flatten(0, 1), per_step=recipe.batch * frames // self.model.config.stride)
         self.export_codebooks()
 
 

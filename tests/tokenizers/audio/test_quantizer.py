@@ -101,6 +101,13 @@ def test_learning_and_fixed_search_alike() -> None:
     torch.testing.assert_close(made.commitment, residual.square().mean((1, 2, 3)).sum())
 
 
+def test_placing_takes_fewer_vectors_than_codes_and_counts_per_step() -> None:
+    quantizer, x = LearningQuantizer(2, 16, 6), noise(5, 6)
+    quantizer.place(x, per_step=10)
+    torch.testing.assert_close(quantizer.eval()(x[None]).per_book.sum(0)[0], x)
+    torch.testing.assert_close(quantizer.counts.sum(1), torch.full((2,), 10.0))
+
+
 def test_resting_quantizer_does_not_learn() -> None:
     quantizer, data = learned(steps=2)
     before = {k: v.clone() for k, v in quantizer.state_dict().items()}

@@ -18,7 +18,7 @@ from solfa.tokenizers.audio_io import read_audio
 from solfa.tokenizers.corpus import read_corpus
 from solfa.tokenizers.edit_distance import edit_distance
 from solfa.tokenizers.text import VOWELS, TextTokenizer
-from solfa.tts.measure import measure_unlabelled, spoken_seconds
+from solfa.tts.measure import measure_unlabelled
 from solfa.tts.recognize import Recognizer
 from solfa.tts.speak import TTS, Speech
 
@@ -59,9 +59,8 @@ def heldout_sentences() -> list[str]:
 
 def measured(text: TextTokenizer, sentence: str, speech: Speech) -> dict[str, float]:
     """What a listener would measure.  The sentence is known, so its syllables are counted in the text; their time is measured."""
-    wav = speech.samples.astype(np.float64)
     syllables = sum(symbol.rstrip("01") in VOWELS for symbol in text.phones(sentence).symbols)
-    return measure_unlabelled(wav, speech.sample_rate) | {"rate": syllables / spoken_seconds(wav, speech.sample_rate)}
+    return measure_unlabelled(speech.samples.astype(np.float64), speech.sample_rate, syllables)
 
 
 def adherence(tts: TTS, phrasings: list[tuple[str, str, int]], sentences: list[str], voice: str | None, seed: int) -> list[Outcome]:

@@ -153,8 +153,11 @@ def measure(
     return Measured(pitch, energy, round(median, 2), {k: round(float(v), 4) for k, v in attributes.items()})
 
 
-def measure_unlabelled(wav: Floats, sample_rate: int) -> dict[str, float]:
-    """The attributes of a clip without labels; rate is syllable nuclei per second of speech, loudness that of the file."""
+def measure_unlabelled(wav: Floats, sample_rate: int, syllables: int | None = None) -> dict[str, float]:
+    """The attributes of a clip without labels; rate is syllables per second of speech, loudness that of the file.
+
+    syllables: of the text, where it is known; else syllable nuclei are counted.
+    """
     track = pitch_track(wav, sample_rate)
     power = slot_power(wav, sample_rate)
     loud, said = active(power), speaking(power)
@@ -162,7 +165,7 @@ def measure_unlabelled(wav: Floats, sample_rate: int) -> dict[str, float]:
     inside = where[-1] + 1 - where[0] if len(where) else 1
     median, deviation = pitch_statistics(track)
     return {
-        "rate": nuclei(power, track) / max(SLOT * int(said.sum()), SLOT),
+        "rate": (nuclei(power, track) if syllables is None else syllables) / max(SLOT * int(said.sum()), SLOT),
         "pitch": median,
         "pitch_range": deviation,
         "loudness": float(decibels(power[loud].mean())) if loud.any() else -100.0,
@@ -170,11 +173,6 @@ def measure_unlabelled(wav: Floats, sample_rate: int) -> dict[str, float]:
         "breathiness": breathiness(wav, sample_rate, track > 0),
         "pauses": 1 - int(said.sum()) / inside,
     }
-
-
-def spoken_seconds(wav: Floats, sample_rate: int) -> float:
-    """Time within a clip in which somebody speaks."""
-    return max(SLOT * int(speaking(slot_power(wav, sample_rate)).sum()), SLOT)
 
 
 def nuclei(power: Floats, track: Floats) -> int:

@@ -249,10 +249,10 @@ def run(recipe: TTSRecipe) -> Path:
     if tokenizer.fingerprint != fingerprint:
         raise UserError(f"{recipe.data} was made by another {codec} (fingerprint {fingerprint}); name its folder with codec=")
     model = TTSModel(config)
-    counts = torch.stack([torch.bincount(row, minlength=config.codebook_size) for row in torch.cat([u.codes for u in batches.utterances], 1).long()])
-    if recipe.init:
-        adopt_weights(model, checkpoints.resolve(recipe.init, KIND))
-    if not recipe.init or checkpoints.read_config(checkpoints.resolve(recipe.init, KIND), KIND)["codec_fingerprint"] != fingerprint:
+    codes_known = adopt_weights(model, checkpoints.resolve(recipe.init, KIND)) if recipe.init else None
+    if codes_known != fingerprint:
+        codes = torch.cat([u.codes for u in batches.utterances], 1).long()
+        counts = torch.stack([torch.bincount(row, minlength=config.codebook_size) for row in codes])
         model.adopt_codebooks(tokenizer.quantizer.codebooks[: config.books], counts)
     accelerator.print(
         f"{batches.seconds.sum() / 3600:.2f} h of {len(batches.utterances)} clips, {len(heldout)} held out; "
@@ -322,8 +322,8 @@ def run(recipe: TTSRecipe) -> Path:
     return out / "checkpoint"
 
 
-def adopt_weights(model: TTSModel, folder: Path) -> None:
-    """Take a checkpoint's weights; voices by name, so that the presets may differ."""
+def adopt_weights(model: TTSModel, folder: Path) -> str:
+    """Take a checkpoint's weights; voices by name, so that the presets may differ.  -> fingerprint of the codec that it wrote for."""
     values, tensors = checkpoints.load(folder, KIND)
     theirs = {v["name"]: i for i, v in enumerate(values["voices"])}
     embed = model.voice_embed.weight.detach().clone()
@@ -331,6 +331,7 @@ def adopt_weights(model: TTSModel, folder: Path) -> None:
         if voice.name in theirs:
             embed[i] = tensors["voice_embed.weight"][theirs[voice.name]]
     checkpoints.load_into(model, tensors | {"voice_embed.weight": embed}, folder)
+    return values["codec_fingerprint"]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

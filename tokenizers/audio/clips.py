@@ -19,6 +19,7 @@ from torch import Tensor
 
 from solfa.errors import UserError
 from solfa.progress import track
+from solfa.tokenizers.audio.features import MEAN_F0
 from solfa.tokenizers.audio_io import AUDIO_SUFFIXES, read_audio
 
 MAX_SECONDS = 20.0
@@ -35,6 +36,11 @@ class Batch(NamedTuple):
     wav: Tensor  # (B, crop) at the tokenizer's rate
     f0: Tensor  # (B, crop / hop) Hz, gaps bridged so that the source's phase stays smooth
     voiced: Tensor  # (B, crop / hop) 1 where F0 was measured
+
+    @property
+    def measured(self) -> tuple[Tensor, Tensor]:
+        """Log F0 relative to MEAN_F0, and voicing: as the tokenizer's features hold them."""
+        return (self.f0 / MEAN_F0).log(), self.voiced
 
 
 def list_sources(folders: Sequence[str]) -> list[Source]:

@@ -39,7 +39,7 @@ class LearningQuantizer(nn.Module):
             self.place(residual.detach())
         for book, counts in zip(self.codebooks, self.counts, strict=True):
             x = residual.detach()
-            index = (book.square().sum(-1) - 2 * x @ book.T).argmin(-1)
+            index = nearest(x, book)
             quantized = book[index]
             commitment = commitment + (residual - quantized).square().mean()
             if self.training:
@@ -70,14 +70,20 @@ class LearningQuantizer(nn.Module):
             picks = torch.randperm(len(x), device=x.device).repeat(-(-len(book) // len(x)))
             book.copy_(x[picks[: len(book)]])
             for _ in range(iterations + 1):
-                index = (book.square().sum(-1) - 2 * x @ book.T).argmin(-1)
+                index = nearest(x, book)
                 uses = torch.bincount(index, minlength=len(book))
                 means = torch.zeros_like(book).index_add_(0, index, x) / uses.clamp_min(1)[:, None]
                 book.copy_(torch.where(uses[:, None] > 0, means, x[torch.randint(len(x), (len(book),), device=x.device)]))
             counts.copy_(uses)
-            x = x - book[(book.square().sum(-1) - 2 * x @ book.T).argmin(-1)]
+            x = x - book[nearest(x, book)]
         self.counts *= (per_step or len(x)) / len(x)
         self.ready.fill_(True)
+
+
+def nearest(x: Tensor, book: Tensor) -> Tensor:
+    """Index of each vector's nearest code: x (N, dim), book (size, dim) -> (N,)."""
+    # |x - c|^2 up to |x|^2, which does not change the nearest neighbour
+    return (book.square().sum(-1) - 2 * x @ book.T).argmin(-1)
 
 
 @torch.no_grad()

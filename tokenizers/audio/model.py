@@ -101,7 +101,7 @@ def with_next(x: Tensor) -> Tensor:
 class Encoder(nn.Module):
     """Waveform -> latents: a linear transform of the features, and a network's correction to it.
 
-    The transform starts as the features' principal components (`fit_transform`), so that the codec works before it
+    The transform starts as the features' principal components (`learning.fit_transforms`), so that the codec works before it
     has learned anything; the network learns what is better.
     """
 

@@ -87,7 +87,7 @@ class CodecInTraining(nn.Module):
         self.mel_loss = MultiResolutionMelLoss(c.sample_rate)
 
     def forward(self, stage: str, batch: Batch, know_pitch: bool, rng: np.random.Generator) -> Reconstruction:
-        measured = (batch.f0 / MEAN_F0).log(), batch.voiced
+        measured = batch.measured
         losses: dict[str, Tensor] = {}
         if stage == "vocoder":
             with torch.no_grad():
@@ -153,9 +153,9 @@ class CodecInTraining(nn.Module):
     def fit(self, clips: ClipStore, recipe: CodecRecipe, frames: int) -> None:
         """Linear transforms and first codebooks from statistics, so that learning starts at a codec that works."""
         rows = [clips.batch(recipe.seed + 1, i, 50, frames) for i in range(max(1, recipe.fit_crops // 50))]
-        wav, f0, voiced = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        fit_transforms(self.model, wav, (f0 / MEAN_F0).log(), voiced)
-        z = [self.model.encoder(b.wav, ((b.f0 / MEAN_F0).log(), b.voiced))[0] for b in rows]
+        whole = Batch(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+        fit_transforms(self.model, whole.wav, *whole.measured)
+        z = [self.model.encoder(b.wav, b.measured)[0] for b in rows]
         self.learning.place(torch.cat(z).flatten(0, 1), per_step=recipe.batch * frames // self.model.config.stride)
         self.export_codebooks()
 
@@ -175,7 +175,7 @@ def heldout_metrics(model: AudioTokenizer, clips: list[HeldoutClip], books: int)
     rows = []
     for clip in clips:
         if books:
-            guess = model.decode(model.encode(clip.wav, model.sample_rate)[:, :books])[0, : len(clip.wav)]
+            guess = model.decode(model.encode(clip.wav, model.sample_rate, books=books))[0, : len(clip.wav)]
         else:
             spectra, _ = model.encoder.features(clip.wav[None])
             guess = model.vocoder(Features(spectra, clip.log_f0[None], clip.voiced[None]))[0]
@@ -355,7 +355,7 @@ def report(model: AudioTokenizer, clips: list[HeldoutClip], stage: str, step: in
                 writer.add_scalar(f"heldout{books}/{k}", v, step)
     for i, clip in enumerate(clips[:3]):
         with torch.inference_mode():
-            made = model.decode(model.encode(clip.wav, model.sample_rate)[:, : model.lm_books])[0, : len(clip.wav)]
+            made = model.decode(model.encode(clip.wav, model.sample_rate, books=model.lm_books))[0, : len(clip.wav)]
         write_wav(out / "samples" / f"{i}-original.wav", clip.wav.numpy(), model.sample_rate)
         write_wav(out / "samples" / f"{i}-step{step}.wav", made.numpy(), model.sample_rate)
 

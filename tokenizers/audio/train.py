@@ -188,17 +188,18 @@ def heldout_metrics(model: AudioTokenizer, clips: list[HeldoutClip], books: int)
 def run(recipe: CodecRecipe) -> Path:
     """Train, or continue a run found in `recipe.out`.  -> the folder of the averaged checkpoint."""
     from accelerate import Accelerator
-    from accelerate.utils import set_seed
+    from accelerate.utils import DistributedDataParallelKwargs, set_seed
     from torch.utils.tensorboard import SummaryWriter
 
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available())
+    parts_at_a_time = DistributedDataParallelKwargs(find_unused_parameters=True)  # no stage trains all of the model
+    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[parts_at_a_time])
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     set_seed(recipe.seed)
 
-    if not recipe.stages or set(recipe.stages) - set(STAGES):
+    if set(recipe.stages) - set(STAGES) or not sum(recipe.stages.values()) > 0:
         raise UserError(f"stages should be shares of {', '.join(STAGES)}, not {recipe.stages}")
     model = AudioTokenizer.from_pretrained(recipe.init) if recipe.init else AudioTokenizer(recipe.model)
     if recipe.init_vocoder:

@@ -42,8 +42,8 @@ FLITE_SHARES = {"rms": 0.55, "slt": 0.3, "awb": 0.15}
 # Readers made from linda_johnson: name -> (hours, gender, age, change).  There is no clean recording of an English man
 # or of a native child, so these are resynthesised and their rows and model cards say so.
 DERIVED: dict[str, tuple[float, float | None, float, Change]] = {
-    "arthur": (0.6, -1.0, 0.0, Change(pitch=0.55, formants=0.84)),
-    "pip": (0.3, None, -1.0, Change(pitch=1.35, formants=1.18)),
+    "arthur": (0.8, -1.0, 0.0, Change(pitch=0.55, formants=0.84)),
+    "pip": (0.6, None, -1.0, Change(pitch=1.35, formants=1.18)),
 }
 DERIVED_FROM = "linda_johnson"
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solfa import checkpoints, recipe
-from solfa.errors import UserError
 from solfa.tokenizers.audio.blocks import ConvBlock, Correction, TransformerBlock
+from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.features import (
     MEAN_F0,
     PITCH_SCALE,
@@ -31,7 +31,6 @@ from solfa.tokenizers.audio.features import (
 )
 from solfa.tokenizers.audio.quantizer import ResidualQuantizer
 from solfa.tokenizers.audio.source import SourceFilterHead
-from solfa.tokenizers.resampling import resample, resampled_length
 
 KIND = "audio_tokenizer"
 
@@ -177,21 +176,16 @@ class Vocoder(nn.Module):
         return self.head(gains, MEAN_F0 * features.log_f0.clamp(-1.0, 1.4).exp())  # 50 to 570 Hz
 
 
-class AudioTokenizer(nn.Module):
+class AudioTokenizer(Codec):
     """Waveform <-> codes.  `encode` and `decode` are the public pair; the parts serve training."""
 
     def __init__(self, config: AudioTokenizerConfig):
         super().__init__()
         self.config = config
-        self.name, self.fingerprint = "untrained", ""
         self.encoder = Encoder(config)
         self.quantizer = ResidualQuantizer(config.books, config.codebook_size, config.codebook_dim, config.beam, (config.lm_books,))
         self.decoder = Decoder(config)
         self.vocoder = Vocoder(config)
-
-    @property
-    def device(self) -> torch.device:
-        return self.quantizer.codebooks.device
 
     @property
     def sample_rate(self) -> int:
@@ -202,72 +196,18 @@ class AudioTokenizer(nn.Module):
         return self.config.hop
 
     @property
-    def frame_rate(self) -> float:
-        return self.config.frame_rate
-
-    @property
-    def books(self) -> int:
-        return self.config.books
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return (self.config.codebook_size,) * self.config.books
 
     @property
     def lm_books(self) -> int:
         return self.config.lm_books
 
-    @property
-    def codebook_size(self) -> int:
-        return self.config.codebook_size
+    def _encode(self, x: Tensor, books: int) -> Tensor:
+        return self.quantizer.encode(self.encoder(x)[0], books)
 
-    def bitrate(self, books: int | None = None) -> float:
-        """Bits per second of the first `books` books (default all)."""
-        return self.frame_rate * (books or self.books) * (self.codebook_size - 1).bit_length()
-
-    # ---- the public pair --------------------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def encode(self, wav: Tensor, sample_rate: int, lengths: Tensor | None = None, books: int | None = None) -> Tensor:
-        """Waveform -> int64 codes (B, books, frames), frames = ceil(samples at 24 kHz / hop).
-
-        Args:
-            wav: float (samples,) or (B, samples), mono, about -1..1, at any rate.
-            sample_rate: of `wav`, in Hz.
-            lengths: (B,) true samples per row of a padded batch; frames past a row's own end are to be ignored.
-            books: how many to search for; the same codes as the first of all.
-
-        Raises: UserError for empty, non-float or non-finite audio.
-        """
-        if not isinstance(wav, Tensor) or not wav.is_floating_point() or wav.dim() not in (1, 2):
-            raise UserError("audio to encode should be a float tensor (samples,) or (batch, samples)")
-        if wav.numel() == 0:
-            raise UserError("audio to encode is empty")
-        if sample_rate <= 0:
-            raise UserError(f"sample rate should be positive, not {sample_rate}")
-        wav = torch.atleast_2d(wav).float()
-        if not torch.isfinite(wav).all():
-            raise UserError("audio to encode has NaN or infinite samples")
-        if lengths is not None:
-            wav = keep(wav, lengths)
-        if sample_rate != self.sample_rate:
-            ends = [wav.shape[1]] * len(wav) if lengths is None else lengths.tolist()
-            rows = [resample(row[:end].cpu().numpy(), sample_rate, self.sample_rate) for row, end in zip(wav, ends, strict=True)]
-            longest = resampled_length(wav.shape[1], sample_rate, self.sample_rate)
-            wav = torch.stack([F.pad(torch.from_numpy(row), (0, longest - len(row))) for row in rows])
-        wav = F.pad(wav, (0, -wav.shape[1] % self.hop)).to(self.device)
-        return self.quantizer.encode(self.encoder(wav)[0], books)
-
-    @torch.inference_mode()
-    def decode(self, codes: Tensor) -> Tensor:
-        """int64 codes (B, k, frames) of the first k books -> float32 (B, frames * hop) at `sample_rate`.
-
-        Raises: UserError for a wrong shape, too many books, or ids outside the codebook.
-        """
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise UserError(f"codes should be integers, not {codes.dtype}")
-        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.books or codes.numel() == 0:
-            raise UserError(f"codes should be (batch, 1..{self.books} books, frames), not {tuple(codes.shape)}")
-        if codes.min() < 0 or codes.max() >= self.codebook_size:
-            raise UserError(f"codes should lie in 0..{self.codebook_size - 1}; found {int(codes.min())}..{int(codes.max())}")
-        z = self.quantizer.decode(codes.long().to(self.device))  # int16 does not index, uint8 would mask
-        return self.vocoder(self.decoder(z))
+    def _decode(self, codes: Tensor) -> Tensor:
+        return self.vocoder(self.decoder(self.quantizer.decode(codes)))
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
@@ -286,7 +226,3 @@ class AudioTokenizer(nn.Module):
     def save_pretrained(self, folder: Path) -> None:
         checkpoints.save(folder, KIND, dataclasses.asdict(self.config), self.state_dict())
 
-
-def keep(wav: Tensor, lengths: Tensor) -> Tensor:
-    """(B, n) with silence after each row's `lengths` samples."""
-    return wav * (torch.arange(wav.shape[1], device=wav.device) < lengths[:, None])

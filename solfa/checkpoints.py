@@ -104,6 +104,11 @@ def save(folder: Path, kind: str, config: dict[str, Any], tensors: dict[str, tor
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def agree(one: str, other: str) -> bool:
+    """Whether two fingerprints of a codec mean the same codes: what decides further books follows a +, and may be missing."""
+    return all(a == b for a, b in zip(one.split("+"), other.split("+"), strict=False))
+
+
 def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
     """16 hex digits over names and values."""
     digest = hashlib.sha256()

@@ -22,11 +22,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("solfa.demos.app:demo", "Open the demo in a browser: speak, and listen to the codec."),
     "tokenize": ("solfa.tokenizers.tokenizing:tokenize", "Turn a corpus of audio into a folder of token shards."),
     "reconstruct": ("solfa.tokenizers.reconstructing:reconstruct", "Turn tokens, or audio itself, into decoded audio."),
+    "compress": ("solfa.tokenizers.compressing:compress", "Turn recordings into small .sfa files, which reconstruct reads."),
     "prepare tts": ("solfa.tts.prepare:prepare", "Measure and describe clips: the training data of the speaker."),
     "train codec": ("solfa.tokenizers.audio.train:train", "Train the audio tokenizer."),
+    "train prior": ("solfa.tokenizers.audio.train_prior:train", "Learn which codes follow which, for smaller .sfa files."),
     "train tts": ("solfa.tts.train:train", "Train the speaker on tokenized, prepared clips."),
     "eval codec": ("solfa.tokenizers.audio.evaluate:evaluate", "Measure the codec per number of books."),
     "eval tts": ("solfa.tts.evaluate:evaluate", "Measure how well speech follows text and instruction."),
+    "bench codec": ("solfa.tokenizers.audio.bench:bench", "Compare the codec's speed and memory with Mimi, EnCodec and DAC."),
     "info": ("solfa.info:info", "Show versions, device, bundled checkpoints and optional parts."),
 }
 

@@ -52,13 +52,23 @@ def codec_lines() -> list[tuple[str, str]]:
     from solfa.tokenizers.audio.model import AudioTokenizer
 
     try:
-        codec = AudioTokenizer.from_pretrained()
+        codec = AudioTokenizer.own()
     except UserError as e:
         return [("codec", str(e))]
     steps = sorted({1, 2, 4, 8, codec.books // 2, codec.books})
     rates = ", ".join(f"{n} books {codec.bitrate(n) / 1000:g}" for n in steps if n <= codec.books)
     shape = f"{codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, {codec.books} books of {codec.codebook_size}"
-    return [("codec", f"{codec.name}: {shape}, fingerprint {codec.fingerprint}"), ("codec", f"kbps: {rates}")]
+    # Streams wait for so much sound, whatever the machine: the encoder for a frame and what it looks ahead.
+    delays = (codec.hop, codec.encoder_delay, codec.decoder_delay, codec.wave_delay)
+    frame, ahead, behind, wave = (1000 * n / codec.sample_rate for n in delays)
+    latency = f"encoder {frame + ahead:.0f} ms (frame {frame:.0f}, look-ahead {ahead:.0f}), decoder {behind:.0f} ms"
+    if codec.wave:
+        latency += f" ({wave:.0f} with books for the waveform)"
+    return [
+        ("codec", f"{codec.name}: {shape}, fingerprint {codec.fingerprint}"),
+        ("codec", f"kbps: {rates}"),
+        ("codec", f"algorithmic latency: {latency}"),
+    ]
 
 
 def extra_line(extra: str, distributions: list[str]) -> str:

@@ -101,3 +101,8 @@ def test_codec_round_trip_gives_the_same_codes(
     assert again.fingerprint == tiny_codec.fingerprint
     wav = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 0.1
     assert torch.equal(again.encode(wav, 24_000), tiny_codec.encode(wav, 24_000))
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [("a", "a", True), ("a", "b", False), ("a+w", "a", True), ("a+w", "a+w", True), ("a+w", "a+v", False)])
+def test_fingerprints_agree_on_the_books_that_both_cover(one, other, same):
+    assert checkpoints.agree(one, other) is checkpoints.agree(other, one) is same

@@ -25,3 +25,25 @@ def resampled_length(n: int, source: int, target: int) -> int:
 def fit(samples: Samples, n: int) -> Samples:
     """Exactly n samples: trimmed, or padded with silence."""
     return samples[:n] if len(samples) >= n else np.pad(samples, (0, n - len(samples)))
+
+
+class StreamResampler:
+    """`resample` for sound that comes piece by piece: all that comes out is what `resample` gives for the whole."""
+
+    def __init__(self, source: int, target: int):
+        self.source, self.target = source, target
+        self.taken, self.given = 0, 0
+        self.stream = soxr.ResampleStream(source, target, 1, dtype="float32")
+
+    def push(self, samples: Samples) -> Samples:
+        """The next (n,) at the source's rate -> what is known by now at the target's."""
+        made = self.stream.resample_chunk(samples)
+        self.taken, self.given = self.taken + len(samples), self.given + len(made)
+        return made
+
+    def finish(self) -> Samples:
+        """The sound ends -> the rest."""
+        if not self.taken:
+            return np.zeros(0, np.float32)
+        rest = self.stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        return fit(rest, resampled_length(self.taken, self.source, self.target) - self.given)

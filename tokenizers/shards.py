@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from solfa.atomic import ASIDE, make_folder, remove_folders, write_bytes
+from solfa.checkpoints import agree
 from solfa.errors import UserError
 
 if sys.platform != "win32":
@@ -236,7 +237,7 @@ class TokenDataset:
         if not self.shards:
             raise UserError(f"{folder} holds no token shards: make them with solfa tokenize")
         self.header = read_header(self.shards[0])
-        if fingerprint is not None and self.header.fingerprint != fingerprint:
+        if fingerprint is not None and not agree(self.header.fingerprint, fingerprint):
             raise UserError(
                 f"{folder} holds tokens of codec {self.header.codec!r} (fingerprint {self.header.fingerprint}), "
                 f"which this codec (fingerprint {fingerprint}) cannot read: give that codec, or tokenize again"

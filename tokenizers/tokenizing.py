@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from solfa import device as devices
 from solfa.errors import UserError
 from solfa.progress import Progress, clock
+from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.model import AudioTokenizer
 from solfa.tokenizers.audio_io import Audio, read_audio
 from solfa.tokenizers.corpus import Clip, Corpus, read_corpus
@@ -83,7 +84,7 @@ class Summary:
 
 
 def encode_corpus(
-    codec: AudioTokenizer, clips: Iterable[Clip], books: int, batch_seconds: float = 120.0, workers: int = 2
+    codec: Codec, clips: Iterable[Clip], books: int, batch_seconds: float = 120.0, workers: int = 2
 ) -> Iterator[Encoded | Reject]:
     """Codes of each clip, in the order of the clips; those that cannot be read come back as `Reject`."""
     for window in _windows(clips, codec.sample_rate, WINDOW_BATCHES * batch_seconds, workers):
@@ -109,7 +110,7 @@ def length_batches(lengths: dict[int, int], budget: int) -> list[list[int]]:
     return batches
 
 
-def _encode(codec: AudioTokenizer, waves: Sequence[NDArray[np.float32]], books: int) -> list[NDArray[np.int64]]:
+def _encode(codec: Codec, waves: Sequence[NDArray[np.float32]], books: int) -> list[NDArray[np.int64]]:
     lengths = torch.tensor([len(wave) for wave in waves])
     padded = torch.zeros(len(waves), int(lengths.max()))
     for row, wave in zip(padded, waves, strict=True):
@@ -169,11 +170,14 @@ def pace(seconds: float, elapsed: float) -> str:
     return f"{clock(seconds)} of audio in {clock(elapsed)}, {seconds / max(elapsed, 1e-9):.1f} x real time"
 
 
-def header_of(codec: AudioTokenizer, books: int) -> Header:
-    return Header(codec.name, codec.fingerprint, codec.sample_rate, codec.frame_rate, books, codec.codebook_size)
+def header_of(codec: Codec, books: int) -> Header:
+    """Raises: UserError for books larger than shards can hold."""
+    if codec.codebook_size > 2**15:
+        raise UserError(f"token shards hold books of up to 32768 codes, and codec {codec.name} has {codec.codebook_size} in one")
+    return Header(codec.name, codec.fingerprint_of(books), codec.sample_rate, codec.frame_rate, books, codec.codebook_size)
 
 
-def check_books(codec: AudioTokenizer, books: int | None) -> int:
+def check_books(codec: Codec, books: int | None) -> int:
     """`books`, or all of them.  Raises: UserError for more than the codec has."""
     if books is None:
         return codec.books
@@ -183,7 +187,7 @@ def check_books(codec: AudioTokenizer, books: int | None) -> int:
 
 
 def tokenize_corpus(
-    codec: AudioTokenizer,
+    codec: Codec,
     corpus: Corpus,
     output: Path,
     books: int | None = None,

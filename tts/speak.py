@@ -18,6 +18,7 @@ from solfa import checkpoints, recipe
 from solfa.errors import UserError
 from solfa.omni.generate import generate_audio
 from solfa.omni.sampling import SamplingConfig
+from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.model import AudioTokenizer
 from solfa.tokenizers.audio_io import check_writable, write_wav
 from solfa.tokenizers.text import Phones, TextTokenizer, split_sentences
@@ -58,7 +59,7 @@ class Speech:
         write_wav(path, self.samples, self.sample_rate)
 
     def __add__(self, other: "Speech") -> "Speech":
-        later = [WordTime(w, a + self.duration, b + self.duration) for w, a, b in other.words]
+        later = [WordTime(w, round(a + self.duration, 3), round(b + self.duration, 3)) for w, a, b in other.words]
         samples = np.concatenate([self.samples, other.samples])
         return Speech(samples, self.sample_rate, self.words + later, self.voice, self.style, self.warnings + other.warnings)
 
@@ -66,7 +67,7 @@ class Speech:
 class TTS:
     """Speaks.  Holds the network, the audio tokenizer whose codes it writes, the text front end and the style encoder."""
 
-    def __init__(self, model: TTSModel, codec: AudioTokenizer, text: TextTokenizer, styles: StyleEncoder):
+    def __init__(self, model: TTSModel, codec: Codec, text: TextTokenizer, styles: StyleEncoder):
         self.model, self.codec, self.text, self.styles = model.eval(), codec.eval(), text, styles
 
     @classmethod

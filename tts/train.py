@@ -110,7 +110,7 @@ def read(recipe: TTSRecipe, text: TextTokenizer) -> tuple[list[Utterance], str, 
         )
     if not out:
         raise UserError(f"{recipe.data} has no utterance of at most {recipe.max_seconds:g} s")
-    return out, data.header.codec, data.header.fingerprint
+    return out, data.header.codec, data.header.fingerprint.partition("+")[0]  # of the books that are spoken
 
 
 def make_voices(utterances: list[Utterance], presets: Mapping[str, str]) -> tuple[Voice, ...]:
@@ -245,7 +245,7 @@ def run(recipe: TTSRecipe) -> Path:
     )
     heldout = [u for u in utterances if u.heldout]
     batches = Batches([u for u in utterances if not u.heldout], recipe)
-    tokenizer = AudioTokenizer.from_pretrained(recipe.codec or codec)
+    tokenizer = AudioTokenizer.own(recipe.codec or codec)  # its codebooks are what heads start from
     if tokenizer.fingerprint != fingerprint:
         raise UserError(f"{recipe.data} was made by another {codec} (fingerprint {fingerprint}); name its folder with codec=")
     model = TTSModel(config)

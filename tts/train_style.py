@@ -102,7 +102,7 @@ class Example(NamedTuple):
 
 
 def requests() -> list[Example]:
-    """What style_requests.csv holds, written and labelled by hand: "rate:-0.5 ?pitch" asks for a lower rate, perhaps for a pitch."""
+    """What style_requests.csv holds, written one by one: "rate:-0.5 ?pitch" asks for a lower rate, perhaps for a pitch."""
     with (HERE / "style_requests.csv").open(encoding="utf-8", newline="") as file:
         rows = [(row["text"], row["asked"].split()) for row in csv.DictReader(file)]
     return [

@@ -105,7 +105,7 @@ def test_text_without_anything_to_say_or_too_much_is_refused(tts: TTS, text: str
 
 
 def test_another_codecs_checkpoint_is_refused(folder: Path, tmp_path: Path, tiny_codec_folder: Path) -> None:
-    codec = AudioTokenizer.from_pretrained(tiny_codec_folder)
+    codec = AudioTokenizer.own(tiny_codec_folder)
     codec.vocoder.transform.bias.data += 1  # another voice of the same codes
     codec.save_pretrained(tmp_path / "retuned")
     assert TTS.from_pretrained(folder, codec=tmp_path / "retuned").codec.name == "retuned"

@@ -1,13 +1,41 @@
-"""Layers of the audio tokenizer that never look ahead, each a function of the present and a bounded past.
+"""Layers of the audio tokenizer that never look ahead: functions of the present piece and a bounded past (`streaming.py`).
 
-Look-ahead is given once, by the model, as the next frame beside each; so chunk-by-chunk can equal whole-file.
-Tensors are (B, T, D) with time in the middle.
+Look-ahead is given once, by the model, as the next frame beside each.  Tensors are (B, T, D) with time in the middle.
 """
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from solfa.tokenizers.audio.streaming import WHOLE, Stream
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` in which a row's result does not depend on how many rows there are.
+
+    BLAS adds up products of a few rows in another order, and a last bit can decide between two codes.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    missing = 8 * torch.get_num_threads() - len(rows)  # few for a thread's share, as measured
+    y = F.linear(F.pad(rows, (0, 0, 0, missing)) if missing > 0 else rows, weight, bias)
+    return y[: len(rows)].view(*x.shape[:-1], -1)
+
+
+class Linear(nn.Linear):
+    """The layer of `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class Chain(nn.Sequential):
+    """Layers one after the other, in one stream."""
+
+    def forward(self, x: Tensor, stream: Stream = WHOLE) -> Tensor:
+        for layer in self:
+            x = layer(x, stream)
+        return x
 
 
 class ConvBlock(nn.Module):
@@ -21,13 +49,14 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.kernel, self.dilation = kernel, dilation
         self.norm = nn.LayerNorm(dim)
-        self.conv, self.out = nn.Linear(kernel * dim, expansion * dim), nn.Linear(expansion * dim, dim)
+        self.conv, self.out = Linear(kernel * dim, expansion * dim), Linear(expansion * dim, dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream = WHOLE) -> Tensor:
         steps, reach = x.shape[1], (self.kernel - 1) * self.dilation
-        past = F.pad(self.norm(x).to(x.dtype), (0, 0, reach, 0))
+        past = stream.recall(self, self.norm(x).to(x.dtype), zeros=reach)
+        stream.keep(self, past[:, steps:])
         shifted = torch.cat([past[:, k * self.dilation :][:, :steps] for k in range(self.kernel)], dim=-1)
         return x + self.out(F.gelu(self.conv(shifted)))
 
@@ -40,25 +69,31 @@ class WindowedAttention(nn.Module):
     def __init__(self, dim: int, heads: int, window: int):
         super().__init__()
         self.heads, self.window = heads, window
-        self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.qkv, self.out = Linear(dim, 3 * dim, bias=False), Linear(dim, dim, bias=False)
         nn.init.zeros_(self.out.weight)
         half = dim // heads // 2
         self.register_buffer("frequency", 10_000.0 ** (-torch.arange(half) / half), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        steps, w = x.shape[1], min(self.window, x.shape[1])
-        at = torch.arange(-w, steps + -steps % w, device=x.device)
-        qkv = F.pad(self.qkv(x), (0, 0, 0, -steps % w))
+    def forward(self, x: Tensor, stream: Stream = WHOLE) -> Tensor:
+        # A block of `w` queries sees its own block of keys and the one before.  Blocks lie at absolute times and are
+        # computed whole, so that pieces add up the same numbers in the same order.  Crops to train on are shorter.
+        steps, w = x.shape[1], min(self.window, x.shape[1]) if self.training else self.window
+        start = stream.get((self, "time"), 0)
+        begun, missing = start % w, -(start + steps) % w  # frames of the first block before this piece, of the last after
+        qkv = stream.recall(self, self.qkv(x), zeros=w)
+        stream.keep((self, "time"), start + steps)
+        stream.keep(self, qkv[:, (begun + steps) // w * w :])
+        at = torch.arange(start - begun - w, start + steps + missing, device=x.device)
+        qkv = F.pad(qkv, (0, 0, 0, missing))
         q, k, v = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.heads)
-        q, k = rotate(q, at[w:], self.frequency), rotate(k, at[w:], self.frequency)
-        # A block of `w` queries sees its own block of keys and the one before.
+        q, k = rotate(q[:, :, w:], at[w:], self.frequency), rotate(k, at, self.frequency)
         q = rearrange(q, "b h (n w) d -> b h n w d", w=w)
-        k, v = (F.pad(s, (0, 0, w, 0)).unfold(2, 2 * w, w).transpose(-1, -2) for s in (k, v))
+        k, v = (s.unfold(2, 2 * w, w).transpose(-1, -2) for s in (k, v))
         q_at, k_at = at[w:].view(-1, w, 1), at.unfold(0, 2 * w, w)[:, None]
         seen = (k_at <= q_at) & (k_at > q_at - self.window) & (k_at >= 0)
         scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
         y = scores.masked_fill(~seen, -torch.inf).softmax(-1).to(v.dtype) @ v
-        return self.out(rearrange(y, "b h n w d -> b (n w) (h d)")[:, :steps])
+        return self.out(rearrange(y, "b h n w d -> b (n w) (h d)")[:, begun : begun + steps])
 
 
 def rotate(x: Tensor, at: Tensor, frequency: Tensor) -> Tensor:
@@ -75,12 +110,12 @@ class TransformerBlock(nn.Module):
     def __init__(self, dim: int, heads: int, window: int):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(dim), WindowedAttention(dim, heads, window)
-        self.norm2, self.up, self.down = nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.norm2, self.up, self.down = nn.LayerNorm(dim), Linear(dim, 4 * dim), Linear(4 * dim, dim)
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, stream: Stream = WHOLE) -> Tensor:
+        x = x + self.attention(self.norm1(x), stream)
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
@@ -88,7 +123,7 @@ class Correction(nn.Sequential):
     """What a network adds to a linear transform: nothing at first.  (..., dim) -> (..., out)."""
 
     def __init__(self, dim: int, out: int):
-        last = nn.Linear(dim, out)
+        last = Linear(dim, out)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         super().__init__(nn.LayerNorm(dim), last)

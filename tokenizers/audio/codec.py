@@ -1,6 +1,7 @@
 """What every audio tokenizer offers: waveform <-> codes, and the numbers that describe them."""
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +10,18 @@ from torch.nn import functional as F
 from solfa.errors import UserError
 from solfa.tokenizers.resampling import resample, resampled_length
 
+if TYPE_CHECKING:
+    from solfa.tokenizers.audio.streaming import StreamDecoder, StreamEncoder
+
 
 class Codec(nn.Module):
     """An audio tokenizer.  A subclass says what it is in the class's fields and implements `_encode` and `_decode`."""
 
     name: str = "untrained"
     fingerprint: str = ""
-    """Decides whether tokens fit: equal where the same audio gives the same codes."""
+    """Decides whether tokens fit: equal where the same audio gives the same codes, at least in the books that are spoken."""
+    rows_apart: bool = False
+    """Whether the rows of a padded batch are encoded one by one, because padding would change their codes."""
 
     @property
     @abstractmethod
@@ -63,6 +69,10 @@ class Codec(nn.Module):
         """Code frames per second."""
         return self.sample_rate / self.hop
 
+    def fingerprint_of(self, books: int) -> str:
+        """The fingerprint of the first `books` books; compare by `checkpoints.agree`."""
+        return self.fingerprint
+
     def bitrate(self, books: int | None = None) -> float:
         """Bits per second of the first `books` books (default all)."""
         return self.frame_rate * sum((size - 1).bit_length() for size in self.codebook_sizes[: books or self.books])
@@ -85,11 +95,14 @@ class Codec(nn.Module):
             raise UserError("audio to encode is empty")
         if sample_rate <= 0:
             raise UserError(f"sample rate should be positive, not {sample_rate}")
-        if books is not None and not 1 <= books <= self.books:
-            raise UserError(f"{self.name} has {self.books} books, so asking for {books} makes no sense")
+        books = self.check_books(books)
         wav = torch.atleast_2d(wav).float()
-        if not torch.isfinite(wav).all():
+        if not torch.isfinite(torch.stack(wav.aminmax())).all():
             raise UserError("audio to encode has NaN or infinite samples")
+        if lengths is not None and self.rows_apart:
+            alone = [self.encode(row[:end], sample_rate, books=books)[0] for row, end in zip(wav, lengths.tolist(), strict=True)]
+            frames = -(-resampled_length(wav.shape[1], sample_rate, self.sample_rate) // self.hop)
+            return torch.stack([F.pad(codes, (0, frames - codes.shape[1])) for codes in alone])
         if lengths is not None:
             wav = keep(wav, lengths)
         if sample_rate != self.sample_rate:
@@ -97,7 +110,7 @@ class Codec(nn.Module):
             rows = [resample(row[:end].cpu().numpy(), sample_rate, self.sample_rate) for row, end in zip(wav, ends, strict=True)]
             longest = resampled_length(wav.shape[1], sample_rate, self.sample_rate)
             wav = torch.stack([F.pad(torch.from_numpy(row), (0, longest - len(row))) for row in rows])
-        return self._encode(F.pad(wav, (0, -wav.shape[1] % self.hop)).to(self.device), books or self.books)
+        return self._encode(F.pad(wav, (0, -wav.shape[1] % self.hop)).to(self.device), books)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
@@ -105,15 +118,46 @@ class Codec(nn.Module):
 
         Raises: UserError for a wrong shape, too many books, or ids outside a book.
         """
+        codes = self.check_codes(codes)
+        if codes.numel() == 0:
+            raise UserError(f"codes should be (batch, books, frames), not {tuple(codes.shape)}, which is none")
+        return self._decode(codes)
+
+    def stream_encoder(self, books: int | None = None, sample_rate: int | None = None) -> "StreamEncoder":
+        """What `encode` does, for audio that comes piece by piece: an object with `push` and `finish`.
+
+        Args:
+            books: how many to search for; default all.
+            sample_rate: of what is pushed, in Hz; default the codec's own.  Resampling takes 15 to 75 ms more.
+
+        Raises: UserError for a codec that cannot, or impossible books or rate.
+        """
+        raise UserError(f"{self.name} cannot encode a stream")
+
+    def stream_decoder(self) -> "StreamDecoder":
+        """What `decode` does, for codes that come piece by piece: an object with `push` and `finish`.
+
+        Raises: UserError for a codec that cannot.
+        """
+        raise UserError(f"{self.name} cannot decode a stream")
+
+    def check_books(self, books: int | None) -> int:
+        """`books`, or all of them.  Raises: UserError for none or more than there are."""
+        if books is not None and not 1 <= books <= self.books:
+            raise UserError(f"{self.name} has {self.books} books, so asking for {books} makes no sense")
+        return books or self.books
+
+    def check_codes(self, codes: Tensor) -> Tensor:
+        """(B, k, frames) as int64 on the codec's device.  Raises: UserError as `decode`, but for no frames."""
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise UserError(f"codes should be integers, not {codes.dtype}")
-        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.books or codes.numel() == 0:
+        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.books:
             raise UserError(f"codes should be (batch, 1..{self.books} books, frames), not {tuple(codes.shape)}")
         codes = codes.long().to(self.device)  # int16 does not index, uint8 would mask
         sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)[:, None]
-        if codes.min() < 0 or (codes >= sizes).any():
+        if codes.numel() and (codes.min() < 0 or (codes >= sizes).any()):
             raise UserError(f"codes should lie in 0..{self.codebook_size - 1}; found {int(codes.min())}..{int(codes.max())}")
-        return self._decode(codes)
+        return codes
 
 
 def keep(wav: Tensor, lengths: Tensor) -> Tensor:

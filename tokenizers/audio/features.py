@@ -8,6 +8,10 @@ import torch
 import torchaudio.functional as AF
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from solfa.tokenizers.audio.blocks import linear
+from solfa.tokenizers.audio.streaming import WHOLE, Stream
 
 FLOOR = 3e-3  # mel magnitude below which nothing is heard: about one step of 16-bit audio
 COARSE, FINE = 1024, 512  # window lengths in samples: long for harmonics, short for onsets
@@ -32,7 +36,10 @@ def from_loudness(x: Tensor) -> Tensor:
 
 
 class AcousticFeatures(nn.Module):
-    """Waveform (B, n) -> spectra (B, n / hop, coarse + 2 fine mels) and autocorrelation (B, n / hop, lags)."""
+    """Waveform (B, n) -> spectra (B, n / hop, coarse + 2 fine mels) and autocorrelation (B, n / hop, lags).
+
+    A frame is centred on its first sample and hears `delay` samples past its last; in a stream it waits for them.
+    """
 
     coarse_bank: Tensor
     coarse_window: Tensor
@@ -44,6 +51,7 @@ class AcousticFeatures(nn.Module):
     def __init__(self, sample_rate: int, hop: int, coarse_mels: int, fine_mels: int, pitch_bins: int):
         super().__init__()
         self.hop, self.mels = hop, coarse_mels + 2 * fine_mels
+        self.delay = COARSE // 2 - hop
         for name, bins, mels in (("coarse", COARSE + 1, coarse_mels), ("fine", FINE // 2 + 1, fine_mels)):
             bank = AF.melscale_fbanks(bins, 0.0, sample_rate / 2, mels, sample_rate)
             self.register_buffer(f"{name}_bank", bank, persistent=False)
@@ -55,18 +63,22 @@ class AcousticFeatures(nn.Module):
         self.register_buffer("lags", torch.from_numpy(reader.astype(np.float32)), persistent=False)
         self.register_buffer("log_f0", torch.from_numpy(np.log(hz / MEAN_F0).astype(np.float32)), persistent=False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        frames = x.shape[1] // self.hop
+    def forward(self, x: Tensor, stream: Stream = WHOLE) -> tuple[Tensor, Tensor]:
+        if stream.ended:
+            x = F.pad(x, (0, self.delay))
+        x = stream.recall(self, x, zeros=COARSE // 2)
+        frames = (x.shape[1] - COARSE) // self.hop + 1
+        stream.keep(self, x[:, frames * self.hop :])
         with torch.autocast(x.device.type, enabled=False):  # log magnitudes need more than 8 bits
+            long = x.unfold(1, COARSE, self.hop) * self.coarse_window
+            short = x[:, (COARSE - FINE) // 2 :].unfold(1, FINE, self.hop // 2)[:, : 2 * frames] * self.fine_window
             # Zero-padded to twice the window, so that the autocorrelation does not wrap.
-            long = torch.stft(x, 2 * COARSE, self.hop, COARSE, self.coarse_window, return_complex=True, pad_mode="constant")
-            short = torch.stft(x, FINE, self.hop // 2, window=self.fine_window, return_complex=True, pad_mode="constant")
-            long, short = (s.abs().transpose(1, 2) for s in (long[..., :frames], short[..., : 2 * frames]))
+            long, short = torch.fft.rfft(F.pad(long, (COARSE // 2, COARSE // 2))).abs(), torch.fft.rfft(short).abs()
             # Magnitude instead of power: formants weigh less, peaks are sharper (generalized autocorrelation, Tolonen 2000).
             correlation = torch.fft.irfft(long)[..., :COARSE]
-            correlation = (correlation @ self.lags) / (correlation[..., :1] + FLOOR)
-        spectra = torch.cat([log_mel(long @ self.coarse_bank), rearrange(log_mel(short @ self.fine_bank), "b (t s) m -> b t (s m)", s=2)], -1)
-        return spectra, correlation
+            correlation = linear(correlation, self.lags.T) / (correlation[..., :1] + FLOOR)
+            coarse, fine = log_mel(linear(long, self.coarse_bank.T)), log_mel(linear(short, self.fine_bank.T))
+        return torch.cat([coarse, rearrange(fine, "b (t s) m -> b t (s m)", s=2)], -1), correlation
 
     def pitch(self, logits: Tensor) -> Tensor:
         """Log F0 as the mean of the bins around the likeliest (CREPE, arXiv 1802.06182).  (..., bins) -> (...)."""

@@ -11,6 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from solfa.tokenizers.audio.model import AudioTokenizer, Features
+from solfa.tokenizers.audio.quantizer import BLOCK
+from solfa.tokenizers.audio.waveform import LATENT_UNIT, SHIFT, UNIT, WaveformBooks, fall
 
 
 class Quantized(NamedTuple):
@@ -67,14 +69,7 @@ class LearningQuantizer(nn.Module):
         x: (N, dim).  per_step: vectors that a training step will bring; default N.
         """
         for book, counts in zip(self.codebooks, self.counts, strict=True):
-            picks = torch.randperm(len(x), device=x.device).repeat(-(-len(book) // len(x)))
-            book.copy_(x[picks[: len(book)]])
-            for _ in range(iterations + 1):
-                index = nearest(x, book)
-                uses = torch.bincount(index, minlength=len(book))
-                means = torch.zeros_like(book).index_add_(0, index, x) / uses.clamp_min(1)[:, None]
-                book.copy_(torch.where(uses[:, None] > 0, means, x[torch.randint(len(x), (len(book),), device=x.device)]))
-            counts.copy_(uses)
+            counts.copy_(cluster(x, book, iterations))
             x = x - book[nearest(x, book)]
         self.counts *= (per_step or len(x)) / len(x)
         self.ready.fill_(True)
@@ -84,6 +79,18 @@ def nearest(x: Tensor, book: Tensor) -> Tensor:
     """Index of each vector's nearest code: x (N, dim), book (size, dim) -> (N,)."""
     # |x - c|^2 up to |x|^2, which does not change the nearest neighbour
     return (book.square().sum(-1) - 2 * x @ book.T).argmin(-1)
+
+
+def cluster(x: Tensor, book: Tensor, iterations: int = 12) -> Tensor:
+    """k-means of x (N, dim), from random ones of them, into `book` (size, dim).  -> (size,) uses of each code."""
+    picks = torch.randperm(len(x), device=x.device).repeat(-(-len(book) // len(x)))
+    book.copy_(x[picks[: len(book)]])
+    for _ in range(iterations + 1):
+        index = torch.cat([nearest(some, book) for some in x.split(BLOCK)])
+        uses = torch.bincount(index, minlength=len(book))
+        means = torch.zeros_like(book).index_add_(0, index, x) / uses.clamp_min(1)[:, None]
+        book.copy_(torch.where(uses[:, None] > 0, means, x[torch.randint(len(x), (len(book),), device=x.device)]))
+    return uses
 
 
 @torch.no_grad()
@@ -110,3 +117,25 @@ def fit_transforms(model: AudioTokenizer, wav: Tensor, log_f0: Tensor, voicing: 
     vocoder.transform.weight.zero_()
     vocoder.transform.weight[:, : spectra.shape[-1]].copy_(solution[:-1].T)
     vocoder.transform.bias.copy_(solution[-1])
+
+
+@torch.no_grad()
+def fit_waveform(books: WaveformBooks, coefficients: Tensor, vectors: Tensor) -> None:
+    """Prior by least squares, codebooks by k-means of what the books before left over.
+
+    coefficients: (B, T, hop); vectors: (k, B, T, dim), what each book of the residual VQ adds to the latents.
+    """
+    context = books.context(vectors).flatten(0, 1)
+    target = coefficients.flatten(0, 1).double().abs().pow(1 / 3) * UNIT
+    ridge = 1e-4 * len(context) * LATENT_UNIT**2 * torch.eye(context.shape[1]).to(context)
+    weights = torch.linalg.solve(context.T @ context + ridge, context.T @ target) * SHIFT
+    books.prior.copy_(weights.round().clamp(-(1 << 15), (1 << 15) - 1))
+    left, due = coefficients.flatten(0, 1).clone(), books.expect(vectors).flatten(0, 1)
+    for book in books.codebooks:
+        chosen, scale = books.choose(due)
+        x = left.gather(1, chosen) / scale
+        cluster(x, book)
+        book.copy_(book.bfloat16())  # as checkpoints hold it
+        index = torch.cat([nearest(some, book) for some in x.split(BLOCK)])
+        left.scatter_add_(1, chosen, -book[index] * scale)
+        fall(due, chosen)

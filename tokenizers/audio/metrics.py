@@ -8,6 +8,8 @@ def pesq_wb(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> fl
     """PESQ, wide band (ITU-T P.862.2), 1.0 to 4.6; NaN where it finds no speech, or less than a quarter of a second of sound."""
     from pesq import BufferTooShortError, NoUtterancesError, pesq
 
+    if not degraded.any():
+        return float("nan")  # PESQ itself breaks down on silence
     a, b = (soxr.resample(x, sample_rate, 16_000) for x in (reference, degraded))
     try:
         return float(pesq(16_000, a, b, "wb"))

@@ -6,6 +6,8 @@ Training places the codebooks, see `learning.py`.
 import torch
 from torch import Tensor, nn
 
+from solfa.tokenizers.audio.blocks import linear
+
 BLOCK = 4096  # frames searched at a time, which bounds the memory of an hour's distances
 
 
@@ -38,7 +40,7 @@ class ResidualQuantizer(nn.Module):
             ones = residual.new_ones(*residual.shape[:2], 1)
             paths = torch.cat([residual, residual.square().sum(-1, keepdim=True), ones], dim=-1)
             codewords = torch.cat([-2 * book, book.new_ones(len(book), 1), book.square().sum(-1, keepdim=True)], dim=-1)
-            cost = (paths @ codewords.T).flatten(1)
+            cost = linear(paths, codewords).flatten(1)
             best = cost.argmin(1, keepdim=True) if self.beam == 1 or number in self.ends else cost.topk(self.beam, largest=False).indices
             path, index = best // len(book), best % len(book)
             residual = residual.gather(1, path[..., None].expand(-1, -1, x.shape[1])) - book[index]

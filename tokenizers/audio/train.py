@@ -7,11 +7,14 @@ tokens   encoder, quantizer and decoder learn to carry acoustic features through
 vocoder  measured features -> waveform, under mel losses.
 decoder  codes -> waveform: decoder and vocoder together, the encoder frozen; late in the run with discriminators on short crops.
 
+The books for the waveform are not trained but fitted at the end of a run, where the codes before them are new or they are missing.
+
 The run's folder holds `state/` (resume), `checkpoint/` (averaged weights), `samples/` and TensorBoard logs.
 """
 
 import dataclasses
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +31,7 @@ from solfa.errors import UserError
 from solfa.tokenizers.audio.clips import Batch, ClipStore, bridged, is_heldout, list_sources
 from solfa.tokenizers.audio.discriminator import Discriminators, discriminator_loss, generator_losses
 from solfa.tokenizers.audio.features import MEAN_F0, loudness
-from solfa.tokenizers.audio.learning import LearningQuantizer, fit_transforms
+from solfa.tokenizers.audio.learning import LearningQuantizer, fit_transforms, fit_waveform
 from solfa.tokenizers.audio.losses import MultiResolutionMelLoss
 from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig, Features
 from solfa.tokenizers.audio_io import write_wav
@@ -45,6 +48,7 @@ class CodecRecipe:
     out: str = "runs/codec"
     model: AudioTokenizerConfig = AudioTokenizerConfig()
     init: str | None = None  # checkpoint to continue from
+    grow: dict[str, int] = field(default_factory=dict)  # its numbers of blocks, layers or wave_books to raise
     init_vocoder: str | None = None  # checkpoint to take the vocoder from, where stages were trained side by side
     heldout_percent: float = 8.0  # of the speakers
     always_train: tuple[str, ...] = ()  # speakers that are never held out
@@ -55,6 +59,7 @@ class CodecRecipe:
     crop_seconds: float = 1.28
     learning_rate: float = 7e-4
     fit_crops: int = 800  # from which the linear transforms and the first codebooks are fitted
+    wave_crops: int = 1500  # from which the books for the waveform are fitted
     known_pitch: int = 300  # steps in which the codec is told the measured F0 while the encoder learns to estimate it
     commitment: float = 0.05
     adversarial_from: float = 1.0  # share of the decoder stage after which the discriminators join; 1 = never
@@ -160,6 +165,18 @@ class CodecInTraining(nn.Module):
         self.export_codebooks()
 
 
+@torch.no_grad()
+def fit_waveform_books(model: AudioTokenizer, clips: ClipStore, recipe: CodecRecipe, frames: int) -> None:
+    """As the averaged model speaks, not the one in training."""
+    assert model.wave is not None
+    vectors, coefficients = [], []
+    for i in range(max(1, recipe.wave_crops // 50)):
+        wav = clips.batch(recipe.seed + 2, i, 50, frames).wav.to(model.device)
+        vectors.append(model.quantizer.vectors(model.encode(wav, model.sample_rate, books=model.config.books)))
+        coefficients.append(model.wave.analyse(wav))
+    fit_waveform(model.wave, torch.cat(coefficients), torch.cat(vectors, dim=1))
+
+
 class HeldoutClip(NamedTuple):
     wav: Tensor  # (n,)
     log_f0: Tensor  # (T,)
@@ -201,9 +218,9 @@ def run(recipe: CodecRecipe) -> Path:
 
     if set(recipe.stages) - set(STAGES) or not sum(recipe.stages.values()) > 0:
         raise UserError(f"stages should be shares of {', '.join(STAGES)}, not {recipe.stages}")
-    model = AudioTokenizer.from_pretrained(recipe.init) if recipe.init else AudioTokenizer(recipe.model)
+    model = grown(AudioTokenizer.own(recipe.init), recipe.grow) if recipe.init else AudioTokenizer(recipe.model)
     if recipe.init_vocoder:
-        model.vocoder.load_state_dict(AudioTokenizer.from_pretrained(recipe.init_vocoder).vocoder.state_dict())
+        model.vocoder.load_state_dict(AudioTokenizer.own(recipe.init_vocoder).vocoder.state_dict())
     c = model.config
     sources = list_sources(recipe.data)
     speakers = {s.speaker for s in sources if s.speech} - set(recipe.always_train)
@@ -308,9 +325,27 @@ def run(recipe: CodecRecipe) -> Path:
         if step % recipe.evaluate_every == 0:
             report(averaged(inner.model, average), tests, stage, step, out, writer)
     if accelerator.is_main_process:
+        final = averaged(inner.model, average)
+        if final.wave and (recipe.stages.get("tokens") or not recipe.init or "wave_books" in recipe.grow):
+            accelerator.print("fitting the books for the waveform")
+            fit_waveform_books(final, clips, recipe, frames)
+            inner.model.load_state_dict(fitted := {f"wave.{k}": v for k, v in final.wave.state_dict().items()}, strict=False)
+            average.state |= fitted
         checkpoint()
-        report(averaged(inner.model, average), tests, stage, step, out, writer)
+        report(final, tests, stage, step, out, writer)
     return out / "checkpoint"
+
+
+def grown(model: AudioTokenizer, sizes: dict[str, int]) -> AudioTokenizer:
+    """The same function with more blocks to learn with, whose output matrices are zero, or with books for the waveform."""
+    deeper = AudioTokenizer(dataclasses.replace(model.config, **sizes))
+    theirs, own = model.state_dict(), deeper.state_dict()
+    new = re.compile(r"\w+\.(conv|attention)\.|wave\.")
+    wrong = [k for k, v in theirs.items() if k not in own or own[k].shape != v.shape] + [k for k in own if k not in theirs and not new.match(k)]
+    if wrong:
+        raise UserError(f"grow can only add blocks, layers and books for the waveform; {sizes} would change {wrong[0]}")
+    deeper.load_state_dict(own | theirs)
+    return deeper
 
 
 def averaged(model: AudioTokenizer, average: WeightAverage) -> AudioTokenizer:
@@ -348,7 +383,7 @@ def heldout_clips(out: Path, sources: list, recipe: CodecRecipe, c: AudioTokeniz
 
 def report(model: AudioTokenizer, clips: list[HeldoutClip], stage: str, step: int, out: Path, writer) -> None:
     """Print and log metrics on held-out speakers, and write samples to listen to."""
-    for books in (0,) if stage == "vocoder" else (model.lm_books, model.books):
+    for books in (0,) if stage == "vocoder" else sorted({model.lm_books, model.config.books, model.books}):
         if clips:
             metrics = heldout_metrics(model, clips, books)
             print(f"held-out speakers at step {step}, {books} books: " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)

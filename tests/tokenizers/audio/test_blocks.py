@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solfa.tokenizers.audio.blocks import ConvBlock, TransformerBlock, WindowedAttention, rotate
+from solfa.tokenizers.audio.blocks import ConvBlock, TransformerBlock, WindowedAttention, linear, rotate
+from solfa.tokenizers.audio.streaming import Stream
 
 
 def lively(module: nn.Module) -> nn.Module:
@@ -74,3 +75,34 @@ def test_fresh_blocks_are_the_identity() -> None:
     x = noise(1, 9, 16)
     for block in (ConvBlock(16, 1), TransformerBlock(16, 2, 4)):
         assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("block", [ConvBlock(16, dilation=3), TransformerBlock(16, 2, window=5)], ids=["conv", "transformer"])
+@pytest.mark.parametrize("pieces", [[1] * 23, [3, 7, 1, 12], [5, 5, 13], [22, 1]], ids=str)
+def test_pieces_equal_the_whole(block: nn.Module, pieces: list[int]) -> None:
+    lively(block)
+    x, stream = noise(2, 23, 16), Stream()
+    torch.testing.assert_close(torch.cat([block(piece, stream) for piece in x.split(pieces, dim=1)], dim=1), block(x))
+
+
+def test_two_streams_do_not_mix() -> None:
+    block = lively(TransformerBlock(16, 2, window=5))
+    x, y = noise(2, 12, 16).split(1)
+    one, other = Stream(), Stream()
+    pieces = [(block(a, one), block(b, other)) for a, b in zip(x.split(4, dim=1), y.split(4, dim=1), strict=True)]
+    for made, whole in zip(zip(*pieces, strict=True), (x, y), strict=True):
+        torch.testing.assert_close(torch.cat(made, dim=1), block(whole))
+
+
+@pytest.mark.parametrize(("dim", "out"), [(768, 512), (352, 97), (130, 1024), (16, 16)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_row_does_not_depend_on_the_number_of_rows(dim: int, out: int, threads: int) -> None:
+    x, weight, bias = noise(600, dim), noise(out, dim), noise(out)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        whole = linear(x, weight, bias)
+        for rows in (1, 2, 3, 7, 9, 16, 17, 100, 513):
+            assert torch.equal(linear(x[:rows], weight, bias), whole[:rows])
+    finally:
+        torch.set_num_threads(before)

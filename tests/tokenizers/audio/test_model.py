@@ -13,20 +13,11 @@ from solfa.errors import UserError
 from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig
 
 HOP = 960
-ENCODER_LOOKAHEAD = 1232  # samples past the end of a frame that its code hears
-DECODER_LOOKAHEAD = 1575  # samples before the start of a frame that its code changes
 
 
-@pytest.fixture(scope="module")
-def codec(tiny_codec: AudioTokenizer) -> AudioTokenizer:
-    """Tiny, and with a value in every weight: fresh blocks are the identity."""
-    twin = AudioTokenizer(tiny_codec.config).eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in twin.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) / p.shape[-1] ** 0.5)
-        twin.quantizer.codebooks.copy_(torch.randn(twin.quantizer.codebooks.shape, generator=generator))
-    return twin
+@pytest.fixture
+def codec(lively_codec: AudioTokenizer) -> AudioTokenizer:
+    return lively_codec
 
 
 def sound(samples: int, seed: int = 0) -> Tensor:
@@ -91,7 +82,7 @@ def test_batch_decodes_like_each_alone(codec: AudioTokenizer) -> None:
 
 def test_encoder_looks_ahead_by_its_bound_and_no_further(codec: AudioTokenizer) -> None:
     t, x = 5, sound(12 * HOP)[None]
-    bound = (t + 1) * HOP + ENCODER_LOOKAHEAD
+    bound = (t + 1) * HOP + codec.encoder_delay
     beyond, within = x.clone(), x.clone()
     beyond[:, bound:] = sound(12 * HOP - bound, seed=1)
     within[:, bound - 64 :] = 2.0  # the window's last samples weigh next to nothing
@@ -110,7 +101,7 @@ def test_decoder_looks_ahead_by_its_bound_and_no_further(codec: AudioTokenizer) 
     other = codes.clone()
     other[:, :, u:] = (other[:, :, u:] + 1) % codec.codebook_size
     change = (codec.decode(codes) - codec.decode(other))[0].abs()
-    first = u * HOP - DECODER_LOOKAHEAD
+    first = u * HOP - codec.decoder_delay
     assert change[:first].max() < 1e-6
     assert change[first : first + 240].max() > 1e-6
 
@@ -159,9 +150,9 @@ def test_bad_codes(codec: AudioTokenizer, codes: Tensor, sentence: str) -> None:
 
 def test_files_give_the_same_codes(codec: AudioTokenizer, tmp_path: Path) -> None:
     codec.save_pretrained(tmp_path / "a")
-    once = AudioTokenizer.from_pretrained(tmp_path / "a")  # weights now rounded to bf16
+    once = AudioTokenizer.own(tmp_path / "a")  # weights now rounded to bf16
     once.save_pretrained(tmp_path / "b")
-    twice = AudioTokenizer.from_pretrained(tmp_path / "b")
+    twice = AudioTokenizer.own(tmp_path / "b")
     x = sound(9000)
     assert torch.equal(once.encode(x, 24_000), twice.encode(x, 24_000))
     assert torch.equal(once.decode(once.encode(x, 24_000)), twice.decode(twice.encode(x, 24_000)))
@@ -176,7 +167,7 @@ def test_files_give_the_same_codes(codec: AudioTokenizer, tmp_path: Path) -> Non
 
 def test_a_better_decoder_keeps_the_fingerprint(codec: AudioTokenizer, tmp_path: Path) -> None:
     codec.save_pretrained(tmp_path / "a")
-    better = AudioTokenizer.from_pretrained(tmp_path / "a")
+    better = AudioTokenizer.own(tmp_path / "a")
     before = better.fingerprint
     with torch.no_grad():
         better.vocoder.transform.bias.add_(1)
@@ -189,9 +180,16 @@ def test_config_round_trip(codec: AudioTokenizer, tmp_path: Path) -> None:
     odd = dataclasses.replace(codec.config, stride=8, books=3, lm_books=1)
     assert recipe.build(AudioTokenizerConfig, json.loads(json.dumps(dataclasses.asdict(odd))), "here") == odd
     AudioTokenizer(odd).save_pretrained(tmp_path)
-    read = AudioTokenizer.from_pretrained(tmp_path)
+    read = AudioTokenizer.own(tmp_path)
     assert read.config == odd
     assert (read.frame_rate, read.hop, read.books, read.bitrate()) == (12.5, 1920, 3, 12.5 * 3 * 5)
+
+
+def test_the_default_waits_less_than_a_tenth_of_a_second() -> None:
+    codec = AudioTokenizer(AudioTokenizerConfig())
+    assert (codec.encoder_delay, codec.decoder_delay) == (1232, 1576)
+    assert codec.hop + codec.encoder_delay <= 2400
+    assert max(codec.decoder_delay, codec.wave_delay) <= 2400
 
 
 def test_default_is_two_kilobits_for_language_models() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from solfa.tokenizers.audio.source import NOISE_PERIOD, SILENCE, SourceFilterHead, band_matrix, fixed_noise, pulse_train
+from solfa.tokenizers.audio.streaming import Stream
 
 RATE, HOP = 24_000, 240
 
@@ -66,12 +67,47 @@ def test_noise_is_the_same_everywhere() -> None:
 
 
 def test_noise_goes_on_where_it_ended() -> None:
-    part = head()
-    f0 = torch.full((1, 10), 100.0)
-    _, first = part.excitation(f0, start=NOISE_PERIOD - 2400)
-    _, again = part.excitation(f0, start=0)
-    _, both = part.excitation(f0.repeat(1, 2), start=NOISE_PERIOD - 2400)
-    assert torch.equal(both, torch.cat([first, again], dim=1))
+    part, stream = head(), Stream()
+    stream.keep("noise", NOISE_PERIOD - 2400)
+    pieces = [part.excitation(torch.full((1, 10), 100.0), stream)[1] for _ in range(2)]
+    expected = torch.cat([part.noise[-2400:], part.noise[: pieces[0].shape[1] + pieces[1].shape[1] - 2400]])
+    assert torch.equal(torch.cat(pieces, dim=1)[0], expected)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 50])
+def test_pulses_in_pieces_equal_the_whole(frames: int) -> None:
+    f0 = 60 + 300 * torch.rand(2, 150, generator=torch.Generator().manual_seed(0))
+    stream, pieces = Stream(), []
+    for at in range(0, 150, frames):
+        stream.ended = at + frames == 150
+        pieces.append(pulse_train(f0[:, at : at + frames], HOP, RATE, stream))
+        known = (at + frames) * HOP - (0 if stream.ended else HOP // 2)
+        assert sum(piece.shape[1] for piece in pieces) == known
+    torch.testing.assert_close(torch.cat(pieces, dim=1), pulse_train(f0, HOP, RATE), atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_phase_does_not_depend_on_pieces_for_an_hour() -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse, fine = Stream(), Stream()
+    for minute in range(60):
+        f0 = 80 + 200 * torch.rand(1, 6000, generator=generator)
+        whole = pulse_train(f0, HOP, RATE, coarse)
+        pieces = torch.cat([pulse_train(piece, HOP, RATE, fine) for piece in f0.split(8, dim=1)], dim=1)
+        torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0, msg=f"minute {minute}")
+
+
+@pytest.mark.parametrize("subframes", [1, 2, 4])
+def test_head_in_pieces_equals_the_whole(subframes: int) -> None:
+    part, generator = head(subframes), torch.Generator().manual_seed(0)
+    gains, f0 = torch.randn(2, 40, part.gains, generator=generator), 60 + 300 * torch.rand(2, 40, generator=generator)
+    stream, pieces = Stream(), []
+    for start, stop in [(0, 5), (5, 6), (6, 20), (20, 40)]:
+        stream.ended = stop == 40
+        ahead = min(1, 40 - stop)  # frames that F0 is ahead of the gains
+        pieces.append(part(gains[:, start:stop], f0[:, start + (start > 0) : stop + ahead], stream))
+        assert sum(piece.shape[1] for piece in pieces) == stop * HOP - (0 if stream.ended else part.delay)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), part(gains, f0), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("subframes", [1, 2, 4])

@@ -17,7 +17,7 @@ from solfa.tokenizers.audio.clips import Batch, ClipStore, is_heldout
 from solfa.tokenizers.audio.losses import MultiResolutionMelLoss
 from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig
 from solfa.tokenizers.audio.quantizer import ResidualQuantizer
-from solfa.tokenizers.audio.train import CodecInTraining, CodecRecipe, run, stage_at, train
+from solfa.tokenizers.audio.train import CodecInTraining, CodecRecipe, grown, run, stage_at, train
 from solfa.tokenizers.audio_io import read_audio, write_wav
 
 LEARNER, STRANGER = (next(n for n in map(str, range(100)) if is_heldout(n, 50.0) is held) for held in (False, True))
@@ -56,13 +56,27 @@ def test_training_lowers_the_mel_loss(recipe: CodecRecipe, speech_clip: Path) ->
     wav = 0.6 * wav / wav.abs().max()
     mel_loss = MultiResolutionMelLoss(24_000)
     torch.manual_seed(0)
-    before, after = AudioTokenizer(recipe.model).eval(), AudioTokenizer.from_pretrained(folder)
+    before, after = AudioTokenizer(recipe.model).eval(), AudioTokenizer.own(folder)
     costs = [mel_loss(m.decode(m.encode(wav, 24_000))[:, : len(wav)], wav[None]).item() for m in (before, after)]
     assert costs[1] < 0.8 * costs[0]
     assert len(after.encode(wav, 24_000)[0, 0].unique()) > 1
     assert json.loads(Path(recipe.out, "split.json").read_text()) == {"heldout_speakers": [STRANGER]}
     assert {p.name for p in Path(recipe.out, "samples").iterdir()} == {"0-original.wav", "0-step90.wav"}
     assert list(Path(recipe.out, "logs").iterdir())
+
+
+def test_a_trained_codec_grows(recipe: CodecRecipe) -> None:
+    first = run(dataclasses.replace(recipe, steps=2, stages={"tokens": 1.0}))
+    grow = {"vocoder_blocks": 2, "wave_books": 2}
+    more = dataclasses.replace(recipe, init=str(first), out=recipe.out + "2", grow=grow, stages={"decoder": 1.0}, steps=1, wave_crops=50)
+    old, new = AudioTokenizer.own(first), AudioTokenizer.own(run(more))
+    assert (new.books, new.config.vocoder_blocks) == (old.books + 2, 2) and new.fingerprint == old.fingerprint
+    assert new.wave and new.wave.prior.any(), "fitted"
+    x = torch.randn(1, 4800, generator=torch.Generator().manual_seed(0))
+    same = grown(old, grow).eval()
+    assert torch.equal(same.decode(old.encode(x, 24_000)), old.decode(old.encode(x, 24_000))), "what is added does nothing at first"
+    with pytest.raises(UserError, match="grow can only add"):
+        grown(old, {"books": old.books + 1, "dim": 8})
 
 
 def test_resumed_run_equals_an_undisturbed_one(recipe: CodecRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -95,9 +109,9 @@ def test_stages_share_the_run() -> None:
 
 def test_codes_are_final_after_the_first_stage(recipe: CodecRecipe) -> None:
     first = run(dataclasses.replace(recipe, stages={"tokens": 1.0}))
-    before = AudioTokenizer.from_pretrained(first)
+    before = AudioTokenizer.own(first)
     later = dataclasses.replace(recipe, stages={"vocoder": 0.5, "decoder": 0.5}, init=str(first), out=recipe.out + "2")
-    after = AudioTokenizer.from_pretrained(run(later))
+    after = AudioTokenizer.own(run(later))
     assert before.fingerprint == after.fingerprint
     assert not torch.equal(before.vocoder.transform.weight, after.vocoder.transform.weight)
     assert not torch.equal(before.decoder.transform.weight, after.decoder.transform.weight)

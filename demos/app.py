@@ -188,7 +188,10 @@ def reconstruct_tab(codec: Codec) -> gr.Audio:
     with gr.Row():
         original = gr.Audio(label=f"Original (up to {MAX_SECONDS:.0f} s)", type="filepath", buttons=["download"])
         made = gr.Audio(label="Reconstruction", interactive=False, buttons=["download"])
-    books = gr.Slider(1, codec.books, codec.lm_books, step=1, label="Books", info=f"Each adds {codec.bitrate(1):.0f} bits per second.")
+    books = gr.Slider(  # out of sight where there is nothing to choose; gradio wants a range all the same
+        1, max(2, codec.books), codec.lm_books, step=1, label="Books", info=f"Each adds {codec.bitrate(1):.0f} bits per second.",
+        visible=codec.books > 1,
+    )  # fmt: skip
     facts = gr.Markdown(elem_classes="facts")
     codes = gr.Plot(label="Codes", show_label=False)
     pictures = gr.Plot(label="Spectrograms", show_label=False)

@@ -25,7 +25,7 @@ def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found
     names: dict = {}
     exec(compile(found[1], "README.md", "exec"), names)
-    assert names["codes"].shape[1] == 16
+    assert names["codes"].shape[1] == 64
     assert soundfile.info(tmp_path / "train.wav").duration > 1
 
 

@@ -17,9 +17,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     BLAS adds up products of a few rows in another order, and a last bit can decide between two codes.
     """
     rows = x.reshape(-1, x.shape[-1])
-    missing = 8 * torch.get_num_threads() - len(rows)  # few for a thread's share, as measured
-    y = F.linear(F.pad(rows, (0, 0, 0, missing)) if missing > 0 else rows, weight, bias)
-    return y[: len(rows)].view(*x.shape[:-1], -1)
+    missing = 8 * torch.get_num_threads() - len(rows)  # fewer in a thread's share are few, as measured
+    if missing > 0:
+        y = F.linear(F.pad(rows, (0, 0, 0, missing)), weight, bias)[: len(rows)]
+    else:
+        y = F.linear(rows, weight, bias)
+    return y.view(*x.shape[:-1], -1)
 
 
 class Linear(nn.Linear):

@@ -105,8 +105,8 @@ class BandedCodec(ForeignCodec):
     """Asks for books by the bandwidth that they make, of which the model offers a few."""
 
     def _sizes(self) -> tuple[int, ...]:
-        c = self.model.config
-        return (c.codebook_size,) * self.model.quantizer.get_num_quantizers_for_bandwidth(max(c.target_bandwidths))
+        c, quantizer = self.model.config, self.model.quantizer
+        return (c.codebook_size,) * min(quantizer.num_quantizers, quantizer.get_num_quantizers_for_bandwidth(max(c.target_bandwidths)))
 
     def _bandwidth(self, books: int) -> float:
         """The smallest one that has so many books."""

@@ -27,7 +27,7 @@ TINY: dict[str, dict[str, Any]] = {
         num_filters=4, hidden_size=16, codebook_size=16, codebook_dim=8, vector_quantization_hidden_dimension=8, num_quantizers=4,
         num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, intermediate_size=16, upsample_groups=16,
     ),
-    "encodec": dict(num_filters=4, hidden_size=8, codebook_size=16, target_bandwidths=[0.6, 1.2]),
+    "encodec": dict(num_filters=4, hidden_size=8, target_bandwidths=[1.5, 3.0]),
     "dac": dict(
         sampling_rate=24_000, downsampling_ratios=[2, 4, 5, 8], n_codebooks=3, codebook_size=16, codebook_dim=4,
         encoder_hidden_size=4, decoder_hidden_size=32,
@@ -51,7 +51,7 @@ TINY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SHAPES = {  # sample rate, hop, codes in each book
     "mimi": (24_000, 1920, (16,) * 4),
-    "encodec": (24_000, 320, (16,) * 4),
+    "encodec": (24_000, 320, (1024,) * 4),
     "dac": (24_000, 320, (16,) * 3),
     "xcodec2": (16_000, 320, (65_536,)),
     "higgs_audio_v2_tokenizer": (24_000, 960, (16,) * 4),
@@ -74,20 +74,25 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @torch.no_grad()
-def rouse(model: torch.nn.Module) -> None:
+def rouse(model: Any) -> None:
     """Untrained, every sound has the same codes: codebooks are zero, and what is heard is too faint for them."""
     for name, parameter in model.named_parameters():
         if name.startswith("encoder.") and name.endswith("bias"):
             parameter.zero_()
         if name == "quantizer.project_in.weight":
             parameter.mul_(300)
-    latents: list[Tensor] = []
     if hasattr(model.quantizer, "encode"):
-        with pytest.MonkeyPatch.context() as patch:
-            encode = model.quantizer.encode
-            patch.setattr(model.quantizer, "encode", lambda z, *rest: (latents.append(z), encode(z, *rest))[1])
-            model.encode(sound(48_000)[:, None])
-        spread = latents[0].std()
+        latents: list[Tensor] = []
+        encode = model.quantizer.encode
+
+        def listen(z: Tensor, *rest: Any) -> Tensor:
+            latents.append(z)
+            return encode(z, *rest)
+
+        model.quantizer.encode = listen
+        model.encode(sound(48_000)[:, None])
+        del model.quantizer.encode
+        spread = float(latents[0].std())
         for name, buffer in model.named_buffers():
             if name.endswith(("embed", "embed_sum")):
                 buffer.normal_(std=spread)
@@ -144,6 +149,7 @@ def test_codes_depend_on_the_sound(codec: Codec) -> None:
 def test_fewer_books_are_the_first(codec: Codec) -> None:
     wav = sound(9 * codec.hop)
     everything = codec.encode(wav, codec.sample_rate)
+    assert everything.shape == (1, codec.books, 9)
     for books in range(1, codec.books + 1):
         assert torch.equal(codec.encode(wav, codec.sample_rate, books=books), everything[:, :books])
         assert codec.decode(everything[:, :books]).shape == wav.shape
@@ -228,6 +234,19 @@ def test_other_commands_take_them(kind: str, folders: dict[str, Path], speech_cl
     assert soundfile.info(tmp_path / "again.wav").samplerate == SHAPES[kind][0]
 
 
+def test_demo_takes_one_book_and_many(codec: Codec, speech_clip: Path) -> None:
+    gradio = pytest.importorskip("gradio")
+    from solfa.demos import app
+
+    with gradio.Blocks() as page:
+        app.reconstruct_tab(codec)
+    (slider,) = [block for block in page.blocks.values() if isinstance(block, gradio.Slider)]
+    assert slider.visible is (codec.books > 1)
+    made, *_ = app.reconstruct(codec, app.take(codec, str(speech_clip)), codec.lm_books)
+    assert made is not None
+    assert made[0] == codec.sample_rate
+
+
 def test_too_many_codes_for_shards(folders: dict[str, Path], speech_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if "xcodec2" not in folders:
         pytest.skip("this transformers has no X-Codec 2")
@@ -261,7 +280,7 @@ def test_folders_that_cannot_be_used(folders: dict[str, Path], tmp_path: Path, c
     refused(copy("b", num_hidden_layers=2), r"do not fit MimiModel: \d+ are missing or of another shape.*kyutai/mimi")
     refused(copy("c", codebook_size=32), "cannot be read as MimiModel|do not fit MimiModel")
     refused(copy("d", num_filters="many"), "cannot be read as MimiModel")
-    refused(copy("e", audio_channels=2), "do not fit|2 channels")
+    refused(copy("e", audio_channels=2), "do not fit|2 channels|cannot be read as MimiModel")
     folder = copy("f")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-8])

@@ -99,9 +99,9 @@ def race(contestants: list[Contestant], device: torch.device, seconds: float, re
     except (EOFError, ConnectionError):
         raise UserError(f"a codec broke down on {device.type}; what it said is above, and if it said nothing, memory ran out") from None
     figures = []
-    for (name, books, kbps, parameters), (_, *timed), peak in zip(facts, laps, memory, strict=True):
+    for (name, books, kbps, parameters), (_, *timed), most in zip(facts, laps, memory, strict=True):
         encode, decode = (seconds / statistics.median(times) for times in zip(*timed, strict=True))
-        figures.append(Figures(name, device.type, books, kbps, parameters, encode, decode, peak))
+        figures.append(Figures(name, device.type, books, kbps, parameters, encode, decode, most))
     return figures
 
 

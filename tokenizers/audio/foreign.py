@@ -1,7 +1,7 @@
 """Audio tokenizers of others as `Codec`: Mimi, EnCodec, DAC, X-Codec 2 and Higgs Audio v2, run by `transformers`.
 
-MiMo's is found here too, and runs in modules of our own (`solfa.tokenizers.mimo`).  A checkpoint folder is recognized by the `model_type` in its config.json.  Weights are read from safetensors alone, and code
-that comes with a checkpoint is never run.
+MiMo's is found here too, and runs in modules of our own (`solfa.tokenizers.mimo`).  A checkpoint folder is recognized by the
+`model_type` in its config.json.  Weights are read from safetensors alone, and code that comes with a checkpoint is never run.
 """
 
 import json

@@ -75,7 +75,7 @@ def extra_line(extra: str, distributions: list[str]) -> str:
     """`train  installed`, or which distributions are missing and how to get them."""
     missing = [name for name in distributions if not _installed(name)]
     state = f'without {", ".join(missing)}: pip install "solfa[{extra}]"' if missing else "installed"
-    return f"{extra:<6}{state}"
+    return f"{extra:<8}{state}"
 
 
 def _installed(distribution: str) -> bool:

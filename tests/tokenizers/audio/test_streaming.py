@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from solfa.errors import UserError
+from solfa.info import codec_lines
 from solfa.tokenizers.audio import streaming
 from solfa.tokenizers.audio.model import AudioTokenizer
 from solfa.tokenizers.audio.streaming import Stream
@@ -124,6 +125,11 @@ def test_bundled_codec_streams_what_it_does_offline(speech_clip: Path) -> None:
         assert torch.equal(encoded(codec, list(pieces)), codes[0])
     wav = codec.decode(codes)[0]
     torch.testing.assert_close(decoded(codec, list(codes[0].split(2, dim=1))), wav, atol=1e-4, rtol=0)
+
+
+def test_info_tells_the_latency() -> None:
+    page = "\n".join(text for _, text in codec_lines())
+    assert "encoder 91 ms (frame 40, look-ahead 51), decoder 66 ms" in page
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_phase_does_not_depend_on_pieces_for_an_hour() -> None:
         f0 = 80 + 200 * torch.rand(1, 6000, generator=generator)
         whole = pulse_train(f0, HOP, RATE, coarse)
         pieces = torch.cat([pulse_train(piece, HOP, RATE, fine) for piece in f0.split(8, dim=1)], dim=1)
-        torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0, msg=f"minute {minute}")
+        torch.testing.assert_close(pieces, whole, atol=1e-4, rtol=0, msg=f"minute {minute}")
 
 
 @pytest.mark.parametrize("subframes", [1, 2, 4])

@@ -69,6 +69,7 @@ class AudioTokenizerConfig:
     wave_books: int = 48  # beyond `books`, for the waveform itself: 12 kbps
     wave_values: int = 8  # coefficients that one of them codes
     wave_step: int = 320  # samples per step of their transform: 13 ms
+    wave_refine: int = 0  # width of the network that refines what they say
     wave_from: int = 8  # fewer of them sound worse than none, and are passed over
 
     @property
@@ -217,7 +218,7 @@ class AudioTokenizer(Codec):
         self.wave_fingerprint = ""
         if config.wave_books:
             size = config.codebook_size, config.wave_values
-            self.wave = WaveformBooks(config.wave_books, *size, config.codebook_dim, config.hop, config.wave_step)
+            self.wave = WaveformBooks(config.wave_books, *size, config.codebook_dim, config.hop, config.wave_step, config.wave_refine)
 
     @property
     def sample_rate(self) -> int:
@@ -292,7 +293,7 @@ class AudioTokenizer(Codec):
         if not sound.shape[1]:
             return sound
         coarse = self.wave.analyse(sound, stream)
-        made = self.wave.decode(fine[:, :frames].mT, expected[:, :frames], coarse[:, :frames])
+        made = self.wave.decode(fine[:, :frames].mT, expected[:, :frames], coarse[:, :frames], stream)
         late = self.wave.synthesise(torch.cat([made, coarse[:, frames:]], dim=1), stream)
         begin = 0 if (self, "begun") in stream else self.wave.step
         stream.keep((self, "begun"), True)
@@ -329,7 +330,7 @@ class AudioTokenizer(Codec):
         model.name = folder.name
         # What decides codes; so a better decoder keeps the tokens that exist.
         model.fingerprint = checkpoints.fingerprint({k: v for k, v in tensors.items() if k.startswith(("encoder.", "quantizer."))})
-        model.wave_fingerprint = checkpoints.fingerprint({k: v for k, v in tensors.items() if k.startswith("wave.")})
+        model.wave_fingerprint = checkpoints.fingerprint({k: v for k, v in tensors.items() if k in ("wave.prior", "wave.codebooks")})
         return model.eval()
 
     def save_pretrained(self, folder: Path) -> None:

@@ -1,13 +1,15 @@
 """`solfa train codec`: train the audio tokenizer on folders of audio, on a CPU or a GPU.
 
-Three stages, one after the other (`CodecRecipe.stages`):
+Stages, one after the other (`CodecRecipe.stages`):
 
 tokens   encoder, quantizer and decoder learn to carry acoustic features through a random number of books.  No sound is made,
          so a step is cheap.  From here on codes mean what they will mean for ever.
 vocoder  measured features -> waveform, under mel losses.
 decoder  codes -> waveform: decoder and vocoder together, the encoder frozen; late in the run with discriminators on short crops.
 
-The books for the waveform are not trained but fitted at the end of a run, where the codes before them are new or they are missing.
+waveform all codes -> waveform: the network that refines what the books for the waveform say, everything else frozen.
+
+Those books are not trained but fitted, before their stage or else at the end, where the codes before them are new or they are missing.
 
 The run's folder holds `state/` (resume), `checkpoint/` (averaged weights), `samples/` and TensorBoard logs.
 """
@@ -32,12 +34,12 @@ from solfa.tokenizers.audio.clips import Batch, ClipStore, bridged, is_heldout, 
 from solfa.tokenizers.audio.discriminator import Discriminators, discriminator_loss, generator_losses
 from solfa.tokenizers.audio.features import MEAN_F0, loudness
 from solfa.tokenizers.audio.learning import LearningQuantizer, fit_transforms, fit_waveform
-from solfa.tokenizers.audio.losses import MultiResolutionMelLoss
+from solfa.tokenizers.audio.losses import AuditoryLoss, MultiResolutionMelLoss
 from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig, Features
 from solfa.tokenizers.audio_io import write_wav
 from solfa.training import WeightAverage, cosine_rate, find_state, load_state, save_state
 
-STAGES = ("tokens", "vocoder", "decoder")
+STAGES = ("tokens", "vocoder", "decoder", "waveform")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class CodecRecipe:
     wave_crops: int = 1500  # from which the books for the waveform are fitted
     known_pitch: int = 300  # steps in which the codec is told the measured F0 while the encoder learns to estimate it
     commitment: float = 0.05
+    auditory_weight: float = 0.0  # of the loss that hears as PESQ does, wherever sound is made
     adversarial_from: float = 1.0  # share of the decoder stage after which the discriminators join; 1 = never
     adversarial_weight: float = 0.1
     feature_weight: float = 0.5
@@ -84,14 +87,18 @@ class Reconstruction(NamedTuple):
 class CodecInTraining(nn.Module):
     """The tokenizer with the learning quantizer in place of the fixed one, and the losses of each stage but the adversarial ones."""
 
-    def __init__(self, model: AudioTokenizer, commitment: float):
+    def __init__(self, model: AudioTokenizer, commitment: float, auditory_weight: float = 0.0):
         super().__init__()
         c = model.config
-        self.model, self.commitment = model, commitment
+        self.model, self.commitment, self.auditory_weight = model, commitment, auditory_weight
         self.learning = LearningQuantizer(c.books, c.codebook_size, c.codebook_dim)
-        self.mel_loss = MultiResolutionMelLoss(c.sample_rate)
+        self.mel_loss, self.auditory_loss = MultiResolutionMelLoss(c.sample_rate), AuditoryLoss(c.sample_rate)
 
     def forward(self, stage: str, batch: Batch, know_pitch: bool, rng: np.random.Generator) -> Reconstruction:
+        if stage == "waveform":
+            with torch.autocast(batch.wav.device.type, enabled=False):
+                wav = self._refined(batch.wav, rng)
+                return Reconstruction(wav, self._sound_losses(wav, batch.wav))
         measured = batch.measured
         losses: dict[str, Tensor] = {}
         if stage == "vocoder":
@@ -114,8 +121,28 @@ class CodecInTraining(nn.Module):
             return Reconstruction(None, losses)
         # F0 steers the source, but its gradient through hundreds of pulses says nothing useful.
         wav = self.model.vocoder(features._replace(log_f0=features.log_f0.detach())).float()
-        losses["mel"] = self.mel_loss(wav, batch.wav)
-        return Reconstruction(wav, losses)
+        return Reconstruction(wav, losses | self._sound_losses(wav, batch.wav))
+
+    def _sound_losses(self, made: Tensor, wav: Tensor) -> dict[str, Tensor]:
+        losses = {"mel": self.mel_loss(made, wav)}
+        if self.auditory_weight:
+            losses["auditory"] = self.auditory_weight * self.auditory_loss(made, wav)
+        return losses
+
+    def _refined(self, wav: Tensor, rng: np.random.Generator) -> Tensor:
+        """Through all the first books and a random number of those for the waveform, half of the time few: (B, n) -> (B, n)."""
+        wave = self.model.wave
+        assert wave is not None
+        most = len(wave.codebooks)
+        books = int(rng.integers(1, most + 1) if rng.random() < 0.5 else rng.integers(1, most // 3 + 2))
+        with torch.no_grad():
+            vectors = self.model.quantizer.vectors(self.model.quantizer.encode(self.model.encoder(wav)[0]))
+            expected = wave.expect(vectors)
+            codes = wave.encode(wave.analyse(wav), expected, books)
+            coarse = wave.analyse(self.model.vocoder(self.model.decoder(vectors.sum(0))))
+        made = wave.decode(codes, expected, coarse)
+        silence = made.new_zeros(len(made), 1, self.model.hop)  # the last step overlaps with it
+        return wave.synthesise(torch.cat([made, silence], dim=1))[:, wave.step : wave.step + wav.shape[1]]
 
     def _pitch_losses(self, logits: Tensor, log_f0: Tensor, voiced: Tensor) -> dict[str, Tensor]:
         """Of the encoder's estimate: cross-entropy to bins around the measured F0 (as CREPE), and voicing."""
@@ -166,15 +193,17 @@ class CodecInTraining(nn.Module):
 
 
 @torch.no_grad()
-def fit_waveform_books(model: AudioTokenizer, clips: ClipStore, recipe: CodecRecipe, frames: int) -> None:
-    """As the averaged model speaks, not the one in training."""
+def fit_waveform_books(model: AudioTokenizer, clips: ClipStore, recipe: CodecRecipe, frames: int) -> dict[str, Tensor]:
+    """As the averaged model speaks, not the one in training.  -> what was fitted, by its name in the model."""
     assert model.wave is not None
+    torch.manual_seed(recipe.seed)  # alike in all processes
     vectors, coefficients = [], []
     for i in range(max(1, recipe.wave_crops // 50)):
         wav = clips.batch(recipe.seed + 2, i, 50, frames).wav.to(model.device)
         vectors.append(model.quantizer.vectors(model.encode(wav, model.sample_rate, books=model.config.books)))
         coefficients.append(model.wave.analyse(wav))
     fit_waveform(model.wave, torch.cat(coefficients), torch.cat(vectors, dim=1))
+    return {"wave.prior": model.wave.prior, "wave.codebooks": model.wave.codebooks}
 
 
 class HeldoutClip(NamedTuple):
@@ -219,6 +248,8 @@ def run(recipe: CodecRecipe) -> Path:
     if set(recipe.stages) - set(STAGES) or not sum(recipe.stages.values()) > 0:
         raise UserError(f"stages should be shares of {', '.join(STAGES)}, not {recipe.stages}")
     model = grown(AudioTokenizer.own(recipe.init), recipe.grow) if recipe.init else AudioTokenizer(recipe.model)
+    if recipe.stages.get("waveform") and not (model.wave and model.wave.refinement):
+        raise UserError("the waveform stage trains what this model lacks: set wave_books and wave_refine, in model or grow")
     if recipe.init_vocoder:
         model.vocoder.load_state_dict(AudioTokenizer.own(recipe.init_vocoder).vocoder.state_dict())
     c = model.config
@@ -234,7 +265,7 @@ def run(recipe: CodecRecipe) -> Path:
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters"
     )
 
-    codec = CodecInTraining(model, recipe.commitment)
+    codec = CodecInTraining(model, recipe.commitment, recipe.auditory_weight)
     frames = round(recipe.crop_seconds * c.sample_rate / c.hop) * c.stride
     state = find_state(out / "state")
     if recipe.init:
@@ -248,12 +279,13 @@ def run(recipe: CodecRecipe) -> Path:
     average = WeightAverage(model, recipe.average_decay)
     optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": optimizer, "critic_optimizer": critic_optimizer}
     step, elapsed = 0, 0.0
+    unfitted = bool(c.wave_books and (recipe.stages.get("tokens") or not recipe.init or "wave_books" in recipe.grow))
     if state:
         facts, tensors = load_state(state, optimizers)
         codec.load_state_dict(tensors["codec"])
         discriminators.load_state_dict(tensors["discriminators"])
         average.state, average.updates = tensors["average"], facts["updates"]
-        step, elapsed = facts["step"], facts["elapsed"]
+        step, elapsed, unfitted = facts["step"], facts["elapsed"], facts["unfitted"]
         accelerator.print(f"resuming at step {step}")
     device = accelerator.device
     average.state = {k: v.to(device) for k, v in average.state.items()}
@@ -269,14 +301,24 @@ def run(recipe: CodecRecipe) -> Path:
         return (time.time() - began) / (60 * recipe.minutes) if recipe.minutes else step / recipe.steps
 
     def checkpoint() -> None:
-        facts = {"step": step, "elapsed": time.time() - began, "updates": average.updates}
+        facts = {"step": step, "elapsed": time.time() - began, "updates": average.updates, "unfitted": unfitted}
         parts = {"codec": inner.state_dict(), "discriminators": accelerator.unwrap_model(discriminators).state_dict(), "average": average.state}
         save_state(out / "state", facts, parts, {k: getattr(o, "optimizer", o) for k, o in optimizers.items()})
         averaged(inner.model, average).save_pretrained(out / "checkpoint")
 
+    def fit_waveform_now() -> None:
+        nonlocal unfitted
+        accelerator.print("fitting the books for the waveform")
+        fitted = fit_waveform_books(averaged(inner.model, average), clips, recipe, frames)
+        inner.model.load_state_dict(fitted, strict=False)
+        average.state |= {k: v.to(device) for k, v in fitted.items()}
+        unfitted = False
+
     codec.train()
     while (done := progress()) < 1:
         stage, done_stage = stage_at(done, recipe.stages)
+        if stage == "waveform" and unfitted:
+            fit_waveform_now()
         rate = recipe.learning_rate * cosine_rate(done_stage)
         adversarial = stage == "decoder" and done_stage >= recipe.adversarial_from
         torch.manual_seed(recipe.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index)
@@ -325,14 +367,10 @@ def run(recipe: CodecRecipe) -> Path:
         if step % recipe.evaluate_every == 0:
             report(averaged(inner.model, average), tests, stage, step, out, writer)
     if accelerator.is_main_process:
-        final = averaged(inner.model, average)
-        if final.wave and (recipe.stages.get("tokens") or not recipe.init or "wave_books" in recipe.grow):
-            accelerator.print("fitting the books for the waveform")
-            fit_waveform_books(final, clips, recipe, frames)
-            inner.model.load_state_dict(fitted := {f"wave.{k}": v for k, v in final.wave.state_dict().items()}, strict=False)
-            average.state |= fitted
+        if unfitted:
+            fit_waveform_now()
         checkpoint()
-        report(final, tests, stage, step, out, writer)
+        report(averaged(inner.model, average), tests, stage, step, out, writer)
     return out / "checkpoint"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solfa.tokenizers.audio.blocks import linear
+from solfa.tokenizers.audio.refinement import Refinement
 from solfa.tokenizers.audio.streaming import WHOLE, Stream
 
 UNIT = 1 << 12  # the integer that stands for a cube-rooted magnitude of 1
@@ -28,19 +29,21 @@ FILL, VALLEY, NEAR = 0.7, 0.4, 3  # of the coarse sound where nothing was coded;
 class WaveformBooks(nn.Module):
     """`books` codebooks of `size` vectors of `values` coefficients each.
 
-    A frame of `hop` samples is some steps of the transform, `step` samples each; `dim`: of the latents that tell what to expect.
+    A frame of `hop` samples is some steps of the transform, `step` samples each; `dim`: of the latents that tell what to expect;
+    `refine`: width of the network that has the last word in decoding, 0 for none.
     """
 
     prior: Tensor
     codebooks: Tensor
     basis: Tensor
 
-    def __init__(self, books: int, size: int, values: int, dim: int, hop: int, step: int):
+    def __init__(self, books: int, size: int, values: int, dim: int, hop: int, step: int, refine: int = 0):
         super().__init__()
         assert hop % step == 0
         self.hop, self.step, self.values = hop, step, values
         self.register_buffer("prior", torch.zeros(2 * dim + 1, hop, dtype=torch.int16))
         self.register_buffer("codebooks", torch.randn(books, size, values))
+        self.refinement = Refinement(refine, step) if refine else None
         n, k = torch.arange(2 * self.step)[:, None].double(), torch.arange(self.step).double()
         window = torch.sin(math.pi / (2 * self.step) * (n + 0.5))
         basis = window * torch.cos(math.pi / self.step * (n + 0.5 + self.step / 2) * (k + 0.5)) * (2 / self.step) ** 0.5
@@ -96,7 +99,7 @@ class WaveformBooks(nn.Module):
             fall(due, chosen)
         return torch.stack(codes).unflatten(1, coefficients.shape[:2]).transpose(0, 1)
 
-    def decode(self, codes: Tensor, expected: Tensor, coarse: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, expected: Tensor, coarse: Tensor, stream: Stream = WHOLE) -> Tensor:
         """int64 (B, k, T) of the first k books -> coefficients (B, T, hop); `coarse`: what to take where none was coded."""
         due = expected.flatten(0, 1).clone()
         made, known = torch.zeros_like(due, dtype=torch.float32), torch.zeros_like(due, dtype=torch.bool)
@@ -105,11 +108,11 @@ class WaveformBooks(nn.Module):
             made.scatter_add_(1, chosen, book[index] * scale)
             known.scatter_(1, chosen, True)
             fall(due, chosen)
-        made = made.unflatten(1, (-1, self.step))
-        loudest = F.max_pool1d(made.abs(), 2 * NEAR + 1, 1, NEAR).flatten(1)
-        usual = (expected.flatten(0, 1).float() / UNIT).pow(3)
-        fill = FILL * (usual / (usual + loudest)).pow(VALLEY) * coarse.flatten(0, 1)
-        return torch.where(known, made.flatten(1), fill).unflatten(0, coarse.shape[:2])
+        loudest = F.max_pool1d(made.unflatten(1, (-1, self.step)).abs(), 2 * NEAR + 1, 1, NEAR).view_as(coarse)
+        made, known, due = made.view_as(coarse), known.view_as(coarse), due.view_as(coarse)
+        usual, left = (expected.float() / UNIT).pow(3), (due.float() / UNIT).pow(3)
+        guess = torch.where(known, made, FILL * (usual / (usual + loudest)).pow(VALLEY) * coarse)
+        return guess if self.refinement is None else self.refinement(guess, made, known, coarse, usual, left, stream)
 
 
 def fall(expected: Tensor, chosen: Tensor) -> None:

@@ -16,8 +16,8 @@ def lively_codec(tiny_codec: AudioTokenizer) -> AudioTokenizer:
 
 @pytest.fixture(scope="session")
 def waving_codec(tiny_codec: AudioTokenizer) -> AudioTokenizer:
-    """The same with books for the waveform."""
-    return enlivened(dataclasses.replace(tiny_codec.config, wave_books=4, wave_values=6, wave_from=2))
+    """The same with books for the waveform, refined."""
+    return enlivened(dataclasses.replace(tiny_codec.config, wave_books=4, wave_values=6, wave_refine=4, wave_from=2))
 
 
 def enlivened(config: AudioTokenizerConfig) -> AudioTokenizer:
@@ -28,5 +28,7 @@ def enlivened(config: AudioTokenizerConfig) -> AudioTokenizer:
             p.copy_(torch.randn(p.shape, generator=generator) / p.shape[-1] ** 0.5)
         if twin.wave:
             twin.wave.prior.copy_(torch.randint(-999, 1000, twin.wave.prior.shape, generator=generator))
+        if twin.wave and twin.wave.refinement:
+            twin.wave.refinement.leave.weight *= 0.02  # a sound of a sensible level
         twin.quantizer.codebooks.copy_(torch.randn(twin.quantizer.codebooks.shape, generator=generator))
     return twin

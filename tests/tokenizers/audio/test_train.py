@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +102,37 @@ def test_resumed_run_equals_an_undisturbed_one(recipe: CodecRecipe, monkeypatch:
     assert expected.keys() == found.keys()
     assert not [k for k in expected if not torch.equal(expected[k], found[k])]
     assert json.loads(Path(broken.out, "state", "facts.json").read_text())["step"] == 6
+
+
+def test_processes_train_one_model_together(recipe: CodecRecipe) -> None:
+    """As `torchrun` or `accelerate launch` start them: one checkpoint, in which both had their say."""
+    settings = dataclasses.asdict(dataclasses.replace(recipe, stages={"tokens": 0.5, "decoder": 0.5}, steps=4, adversarial_from=1.0))
+    Path(recipe.out).mkdir()
+    Path(recipe.out, "recipe.yaml").write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "solfa", "train", "codec", "--config", f"{recipe.out}/recipe.yaml"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    together = AudioTokenizer.own(Path(recipe.out, "checkpoint"))
+    alone = AudioTokenizer.own(run(dataclasses.replace(recipe, stages={"tokens": 0.5, "decoder": 0.5}, steps=4, adversarial_from=1.0, out=recipe.out + "2")))
+    assert json.loads(Path(recipe.out, "state", "facts.json").read_text())["step"] == 4
+    apart = [k for k, v in together.state_dict().items() if v.is_floating_point() and not torch.equal(v, alone.state_dict()[k])]
+    assert any(k.startswith("encoder.") for k in apart) and any(k.startswith("decoder.") for k in apart)
+    wav = torch.randn(1, 4800, generator=torch.Generator().manual_seed(0))
+    assert torch.isfinite(together.decode(together.encode(wav, 24_000))).all()
+
+
+def test_the_waveform_stage_trains_its_network_alone(recipe: CodecRecipe) -> None:
+    first = run(dataclasses.replace(recipe, steps=2, stages={"tokens": 1.0}))
+    more = dataclasses.replace(
+        recipe, init=str(first), out=recipe.out + "2", grow={"wave_books": 4, "wave_refine": 6}, stages={"waveform": 1.0}, wave_crops=50,
+        steps=30, auditory_weight=1.0,
+    )  # fmt: skip
+    old, new = AudioTokenizer.own(first), AudioTokenizer.own(run(more))
+    changed = [k for k, v in old.state_dict().items() if not torch.equal(v, new.state_dict()[k])]
+    assert not changed and new.wave and new.wave.refinement
+    assert new.wave.prior.any() and new.wave.refinement.leave.weight.any(), "fitted, then trained"
+    with pytest.raises(UserError, match="trains what this model lacks"):
+        run(dataclasses.replace(recipe, out=recipe.out + "3", stages={"waveform": 1.0}))
 
 
 def test_stages_share_the_run() -> None:

@@ -90,6 +90,19 @@ def test_what_was_not_coded_is_filled_from_the_coarse_sound(fitted):
     assert (filled[~coded].abs() <= 0.7 * coefficients[~coded].abs() + 1e-6).all() and filled[~coded].abs().sum() > 0
 
 
+def test_an_untrained_refinement_changes_nothing(fitted):
+    books, coefficients, vectors = fitted
+    refined = WaveformBooks(12, 64, 4, DIM, HOP, STEP, refine=5)
+    refined.load_state_dict(books.state_dict(), strict=False)
+    expected = books.expect(vectors)
+    codes = books.encode(coefficients, expected, 6)
+    assert torch.equal(refined.decode(codes, expected, 0.5 * coefficients), books.decode(codes, expected, 0.5 * coefficients))
+    assert refined.refinement
+    torch.nn.init.ones_(refined.refinement.leave.weight)
+    torch.nn.init.ones_(refined.refinement.place)
+    assert not torch.equal(refined.decode(codes, expected, 0.5 * coefficients), books.decode(codes, expected, 0.5 * coefficients))
+
+
 # ---- in the codec -----------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +139,10 @@ def test_the_waveforms_books_have_a_fingerprint_of_their_own(waving_codec: Audio
     waving_codec.save_pretrained(tmp_path / "a")
     twin = AudioTokenizer.own(tmp_path / "a")
     assert twin.fingerprint_of(4) == twin.fingerprint == twin.fingerprint_of(8).partition("+")[0]
-    assert twin.wave
+    assert twin.wave and twin.wave.refinement
+    torch.nn.init.ones_(twin.wave.refinement.place)
+    twin.save_pretrained(tmp_path / "refined")
+    assert AudioTokenizer.own(tmp_path / "refined").fingerprint_of(8) == twin.fingerprint_of(8), "which decides nothing about codes"
     twin.wave.codebooks += 1
     twin.save_pretrained(tmp_path / "b")
     other = AudioTokenizer.own(tmp_path / "b")

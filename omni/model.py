@@ -70,14 +70,16 @@ class OmniModel(nn.Module):
         """
         x = self.text_embed(batch.text)
         audio = self.grid.is_audio(batch.text)
-        if audio.any():
+        if self.training or audio.any():  # all parameters have gradients, in every process of a sharded run
             patches = self.patch_encoder(batch.audio[audio], None if cond is None else cond[audio])
             x = x.index_put((audio,), patches.to(x.dtype), accumulate=True)
         if self.cond is not None and next_cond is not None:
             x = x + self.cond(next_cond.flatten(2))
         return x if soft is None else x + soft
 
-    def forward(self, batch: Grid, cond: Tensor | None = None, soft: Tensor | None = None) -> OmniOutput:
+    def forward(
+        self, batch: Grid, cond: Tensor | None = None, soft: Tensor | None = None, segments: Tensor | None = None
+    ) -> OmniOutput:
         """Predict the next step of each step, the true past being known.
 
         Args:
@@ -86,9 +88,10 @@ class OmniModel(nn.Module):
                 zeros where it is text (`TokenGrid.place_frames`).  The model uses them where those frames are written,
                 one step earlier, and where they are read.
             soft: (B, T, D) added to the embeddings of the steps: what `<|style|>` and `<|voice|>` slots hold; zeros elsewhere.
+            segments: int (B, T), for rows of several sequences: see `HybridDecoder.forward`.
         """
         next_cond = None if cond is None else next_step(cond, 0)
-        states = self.decoder(self.embed(batch, cond, next_cond, soft))
+        states = self.decoder(self.embed(batch, cond, next_cond, soft), segments=segments)
         labels = self.grid.labels(batch)
         written = (labels.audio != IGNORE).flatten(2).any(-1)
         codes = next_step(batch.audio, 0)[written]

@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from solfa.errors import UserError
@@ -35,6 +36,30 @@ def choose(logits: Tensor, config: SamplingConfig, generator: torch.Generator | 
     """One index per row: logits (..., n) -> (...)."""
     if config.temperature == 0:
         return logits.argmax(-1)
+    probs, index = _kept(logits, config)
+    chosen = draw(probs, generator)
+    return chosen if index is None else index.gather(-1, chosen[..., None])[..., 0]
+
+
+def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
+    """The distribution that `choose` draws from: logits (..., n) -> float32 (..., n)."""
+    if config.temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    probs, index = _kept(logits, config)
+    probs = probs / probs.sum(-1, keepdim=True)
+    if index is None:
+        return probs
+    return torch.zeros(logits.shape, device=logits.device).scatter_(-1, index, probs)
+
+
+def draw(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """An index per row with chances in proportion to probs (..., n) -> (...)."""
+    # a race of exponentials: argmax(p / e) is distributed as p, and needs neither a sum of one nor a loop over rows
+    return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
+
+
+def _kept(logits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor | None]:
+    """What temperature, top-k and top-p leave: probabilities, not summing to one, and whose they are (None: of all)."""
     logits = logits.float() / config.temperature
     n = logits.shape[-1]
     k = min(config.top_k or n, n)
@@ -44,9 +69,7 @@ def choose(logits: Tensor, config: SamplingConfig, generator: torch.Generator | 
     probs = logits.softmax(-1)
     if config.top_p < 1:  # keep the fewest that reach top_p; the first is always kept
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= config.top_p, 0.0)
-    # a race of exponentials: argmax(p / e) is distributed as p, and needs neither a sum of one nor a loop over rows
-    chosen = (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
-    return chosen if index is None else index.gather(-1, chosen[..., None])[..., 0]
+    return probs, index
 
 
 class Sampler:

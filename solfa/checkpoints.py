@@ -88,12 +88,12 @@ def load_into(model: torch.nn.Module, tensors: dict[str, torch.Tensor], folder: 
     model.load_state_dict(tensors, strict=True)
 
 
-def save(folder: Path, kind: str, config: dict[str, Any], tensors: dict[str, torch.Tensor], dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write `config.json` and `model.safetensors` aside, then swap them in; other files in the folder stay."""
+def save(folder: Path, kind: str, config: dict[str, Any], tensors: dict[str, torch.Tensor], dtype: torch.dtype | None = torch.bfloat16) -> None:
+    """Write `config.json` and `model.safetensors` aside, then swap them in; other files in the folder stay.  dtype None: as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder, prefix=".writing-"))
     try:
-        small = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu() for k, v in tensors.items()}
+        small = {k: (v.to(dtype) if dtype is not None and v.is_floating_point() else v).contiguous().cpu() for k, v in tensors.items()}
         save_file(small, aside / "model.safetensors")
         header = {"format_version": FORMAT_VERSION, "kind": kind, "solfa_version": solfa.__version__, "config": config}
         (aside / "config.json").write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")

@@ -24,6 +24,17 @@ def cosine_rate(progress: float, warmup: float = 0.02, floor: float = 0.03) -> f
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 
+def wsd_rate(progress: float, warmup: float = 0.02, decay: float = 0.2, floor: float = 0.0) -> float:
+    """Learning-rate factor at `progress` in 0..1: warm-up, stable, and over the last `decay` of the run 1 - sqrt down to `floor`.
+
+    A run can go on from any point of its stable part (arXiv 2404.06395; the shape of the end is that of arXiv 2405.18392).
+    """
+    if progress < warmup:
+        return max(progress / warmup, 0.01)
+    left = min(1.0, max(0.0, 1 - progress) / decay) if decay else 1.0
+    return floor + (1 - floor) * (1 - math.sqrt(1 - left))
+
+
 class WeightAverage:
     """Exponential moving average of a model's floating-point state; buffers that are learned elsewhere are copied."""
 

@@ -3,30 +3,45 @@
 Reading goes block by block, so that eight channels at 192 kHz never stand in memory at once.
 """
 
+import hashlib
 import io
 import itertools
+import math
+import os
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import av
 import numpy as np
 import soundfile
-import soxr
 
 from solfa.atomic import write_bytes
 from solfa.errors import UserError
-from solfa.tokenizers.resampling import Samples, fit, resampled_length
+from solfa.tokenizers.resampling import Samples, StreamResampler
 
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .m4a .m4b .mp4 .aac .aif .aiff .aifc .au .caf .w64 .wma .amr .3gp .webm .mkv .mka .mov".split()
 )  # fmt: skip
 WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 RATES = range(1_000, 1_000_000)  # Hz; a header outside is damaged, and resampling from it would fill the memory
-BLOCK = 1 << 18  # samples a channel read at once
+BLOCK = 1 << 18  # samples read at once, of all channels together
+FULL_SCALE = 32_767 / 32_768  # the largest sample that 16 bits hold
 
+Kind = Literal[
+    "missing", "unreadable", "empty", "corrupt", "nan", "short", "long", "silent", "clipped", "duplicate", "other"
+]  # fmt: skip
+
+
+class BadAudio(UserError):
+    """Audio that cannot be used: the reason in one sentence, and as a word."""
+
+    def __init__(self, kind: Kind, sentence: str):
+        super().__init__(sentence)
+        self.kind = kind
 
 
 class Audio(NamedTuple):
@@ -46,51 +61,101 @@ class Probe(NamedTuple):
     channels: int
 
 
-def read_audio(path: str | Path, sample_rate: int | None = None) -> Audio:
+class AudioReader:
+    """A file being decoded: an iterator of mono float32 blocks (n,) at `sample_rate`, of a few seconds each.
+
+    `source_samples`, `source_rate`, `peak` (full scale 1) and `at_full_scale` (samples) are of what was read so far, at the
+    source's rate; `claimed_seconds` is what the header says, perhaps nothing.  The blocks joined are as long as
+    `resampled_length` says.
+
+    Args:
+        path: the file, or with `data` only a name to show.
+        sample_rate: in Hz; None keeps the file's own.
+        data: the encoded bytes, where there is no file.
+        fingerprint: whether `digest` is to be worked out.
+
+    Raises: BadAudio, also while it is iterated, for a file that is missing, unreadable, damaged or empty, or that holds NaN
+    or infinite samples.
+    """
+
+    def __init__(
+        self, path: str | Path, sample_rate: int | None = None, data: bytes | None = None, fingerprint: bool = False
+    ):
+        self.path = Path(path)
+        self.source_rate, self.claimed_seconds, self._blocks = _open(self.path, data)
+        _check_rate(self.path, self.source_rate)
+        self.sample_rate = sample_rate or self.source_rate
+        self.source_samples = self.at_full_scale = 0
+        self.peak = 0.0
+        self._hash = hashlib.sha1(str(self.source_rate).encode(), usedforsecurity=False) if fingerprint else None
+        self._resampled = self._resample()
+
+    def __iter__(self) -> Iterator[Samples]:
+        return self._resampled
+
+    def __next__(self) -> Samples:
+        return next(self._resampled)
+
+    @property
+    def source_seconds(self) -> float:
+        return self.source_samples / self.source_rate
+
+    @property
+    def digest(self) -> str:
+        """Equal where sample rate and decoded samples are, whatever the files: 40 hex digits, or none."""
+        return self._hash.hexdigest() if self._hash else ""
+
+    def close(self) -> None:
+        """Let go of the file before its end."""
+        self._resampled.close()
+        self._blocks.close()
+
+    def _resample(self) -> Generator[Samples, None, None]:
+        stream = StreamResampler(self.source_rate, self.sample_rate) if self.sample_rate != self.source_rate else None
+        for block in self._blocks:
+            if not len(block):
+                continue
+            loudest = float(max(block.max(), -block.min()))
+            if not math.isfinite(loudest):
+                raise BadAudio("nan", f"{self.path} holds NaN or infinite samples")
+            self.source_samples += len(block)
+            self.peak = max(self.peak, loudest)
+            if loudest >= FULL_SCALE:
+                self.at_full_scale += int(np.count_nonzero(np.abs(block) >= FULL_SCALE))
+            if self._hash is not None:
+                self._hash.update(np.ascontiguousarray(block))
+            yield block if stream is None else stream.push(block)
+        if not self.source_samples:
+            raise BadAudio("empty", f"{self.path} holds no samples")
+        if stream is not None:
+            yield stream.finish()
+
+
+def read_audio(path: str | Path, sample_rate: int | None = None, data: bytes | None = None) -> Audio:
     """Read a file, mix it down to mono and resample it to `sample_rate` (None: keep the file's own).
 
-    Raises: UserError for a file that is missing, unreadable, damaged or empty, or that holds NaN or infinite samples.
+    `data`: the encoded bytes, where `path` is only a name.
+    Raises: BadAudio, a UserError, as `AudioReader` does.
     """
-    path = Path(path)
-    rate, blocks = _open(path)
-    _check_rate(path, rate)
-    target = sample_rate or rate
-    stream = soxr.ResampleStream(rate, target, 1, dtype="float32") if target != rate else None
-    parts: list[Samples] = []
-    n = 0
-    for block in blocks:
-        if not np.isfinite(block).all():
-            raise UserError(f"{path} holds NaN or infinite samples")
-        n += len(block)
-        parts.append(block if stream is None else stream.resample_chunk(block))
-    if n == 0:
-        raise UserError(f"{path} holds no samples")
-    if stream is not None:
-        parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
-    return Audio(fit(np.concatenate(parts), resampled_length(n, rate, target)), target, n, rate)
+    reader = AudioReader(path, sample_rate, data)
+    samples = np.concatenate(list(reader))
+    return Audio(samples, reader.sample_rate, reader.source_samples, reader.source_rate)
 
 
-def probe(path: str | Path) -> Probe:
+def probe(path: str | Path, data: bytes | None = None) -> Probe:
     """Duration, sample rate and channels from the header.
 
-    Raises: UserError as `read_audio` does.
+    Raises: BadAudio as `AudioReader` does.
     """
     path = Path(path)
-    _check_file(path)
+    _check_file(path, data)
     try:
-        info = soundfile.info(path)
-        found = Probe(info.frames / info.samplerate, info.samplerate, info.channels)
+        with _open_sndfile(path, data) as file:
+            found = Probe(file.frames / file.samplerate, file.samplerate, file.channels)
     except soundfile.LibsndfileError:
-        try:
-            with av.open(str(path)) as container:
-                stream = _audio_stream(path, container)
-                if stream.duration and stream.time_base:
-                    seconds = float(stream.duration * stream.time_base)
-                else:  # Matroska keeps one duration for the whole file
-                    seconds = (container.duration or 0) / av.time_base
-                found = Probe(seconds, stream.codec_context.sample_rate, stream.codec_context.channels)
-        except (av.FFmpegError, OSError):
-            raise UserError(f"{path} is damaged or not an audio file") from None
+        with _open_container(path, data) as container:
+            stream = _audio_stream(path, container)
+            found = Probe(_claimed(stream, container), stream.codec_context.sample_rate, stream.codec_context.channels)
     _check_rate(path, found.sample_rate)
     return found
 
@@ -128,39 +193,55 @@ def write_wav(path: str | Path, samples: Samples, sample_rate: int) -> None:
     write_bytes(path, encode_audio(samples, sample_rate, path.suffix.lower()))
 
 
-def _open(path: Path) -> tuple[int, Iterator[Samples]]:
-    """-> (sample rate, mono blocks).  A format that libsndfile knows but cannot decode is damaged, not FFmpeg's turn."""
-    _check_file(path)
+def _open(path: Path, data: bytes | None) -> tuple[int, float, Generator[Samples, None, None]]:
+    """-> (sample rate, seconds by the header, mono blocks).
+
+    A format that libsndfile knows but cannot decode is damaged, not FFmpeg's turn.
+    """
+    _check_file(path, data)
     try:
-        file = soundfile.SoundFile(path)
+        file = _open_sndfile(path, data)
     except soundfile.LibsndfileError:
-        return _open_av(path)
-    return file.samplerate, _blocks(path, file)
-
-
-def _blocks(path: Path, file: soundfile.SoundFile) -> Iterator[Samples]:
-    with file:
+        container = _open_container(path, data)
         try:
-            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+            stream = _audio_stream(path, container)
+        except BadAudio:
+            container.close()
+            raise
+        rate = stream.codec_context.sample_rate
+        return rate, _claimed(stream, container), _blocks_av(path, container, rate)
+    return file.samplerate, file.frames / file.samplerate, _blocks(path, file)
+
+
+def _open_sndfile(path: Path, data: bytes | None) -> soundfile.SoundFile:
+    """Raises: LibsndfileError for what libsndfile does not know."""
+    if data is not None:
+        return soundfile.SoundFile(io.BytesIO(data))
+    if path.suffix.lower() == ".raw":  # of which it would have to be told everything
+        raise soundfile.LibsndfileError(1)
+    return soundfile.SoundFile(str(path) if sys.platform == "win32" else os.fsencode(path))  # names need not be Unicode
+
+
+def _blocks(path: Path, file: soundfile.SoundFile) -> Generator[Samples, None, None]:
+    with file:
+        size = max(1024, BLOCK // file.channels)
+        try:
+            while len(block := file.read(size, dtype="float32", always_2d=True)):
                 yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
         except soundfile.LibsndfileError:
-            raise UserError(f"{path} is damaged: its audio cannot be decoded") from None
+            raise BadAudio("corrupt", f"{path} is damaged: its audio cannot be decoded") from None
 
 
-def _open_av(path: Path) -> tuple[int, Iterator[Samples]]:
+def _open_container(path: Path, data: bytes | None) -> "av.container.InputContainer":
+    """FFmpeg is kept from following a playlist that poses as audio to other places than files."""
+    place = str(path.absolute()) if data is None else io.BytesIO(data)  # "a:b.mka" would be a protocol
     try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError):
-        raise UserError(f"{path} is damaged or not an audio file") from None
-    try:
-        rate = _audio_stream(path, container).codec_context.sample_rate
-    except UserError:
-        container.close()
-        raise
-    return rate, _blocks_av(path, container, rate)
+        return av.open(place, options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, OSError, ValueError):
+        raise BadAudio("corrupt", f"{path} is damaged or not an audio file") from None
 
 
-def _blocks_av(path: Path, container: "av.container.InputContainer", rate: int) -> Iterator[Samples]:
+def _blocks_av(path: Path, container: "av.container.InputContainer", rate: int) -> Generator[Samples, None, None]:
     with container:
         stream = container.streams.audio[0]
         left = sys.maxsize
@@ -173,30 +254,48 @@ def _blocks_av(path: Path, container: "av.container.InputContainer", rate: int) 
                     block = part.to_ndarray().mean(axis=0, dtype=np.float32)[:left]
                     left -= len(block)
                     yield block
-        except (av.FFmpegError, OSError):
-            raise UserError(f"{path} is damaged: its audio cannot be decoded") from None
+        except (av.FFmpegError, OSError, ValueError):
+            raise BadAudio("corrupt", f"{path} is damaged: its audio cannot be decoded") from None
 
 
 def _audio_stream(path: Path, container: "av.container.InputContainer") -> "av.AudioStream":
-    if not container.streams.audio:
-        raise UserError(f"{path} holds no audio")
+    if not container.streams.audio or container.streams.audio[0].codec_context is None:
+        raise BadAudio("corrupt", f"{path} holds no audio")
     return container.streams.audio[0]
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not an audio file")
+def _claimed(stream: "av.AudioStream", container: "av.container.InputContainer") -> float:
+    """Seconds by the header."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base  # Matroska keeps one duration for the whole file
+
+
+def _check_file(path: Path, data: bytes | None) -> None:
+    if data is not None:
+        if not data:
+            raise BadAudio("empty", f"audio file {path} is empty")
+        return
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise BadAudio("unreadable", f"{path} is a folder, not an audio file")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for somebody to write to it
+            raise BadAudio("unreadable", f"{path} is not a regular file")
         with path.open("rb") as file:
             empty = not file.read(1)
-    except FileNotFoundError:
-        raise UserError(f"audio file {path} does not exist") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadAudio("missing", f"audio file {path} does not exist") from None
     except OSError as e:
-        raise UserError(f"audio file {path} cannot be read: {e.strerror}") from None
+        raise BadAudio("unreadable", f"audio file {path} cannot be read: {e.strerror}") from None
+    except ValueError:  # a NUL in its name
+        raise BadAudio("missing", f"audio file {str(path)!r} cannot exist: its name holds a NUL") from None
     if empty:
-        raise UserError(f"audio file {path} is empty")
+        raise BadAudio("empty", f"audio file {path} is empty")
 
 
 def _check_rate(path: Path, rate: int) -> None:
     if rate not in RATES:
-        raise UserError(f"{path} claims a sample rate of {rate} Hz; {RATES.start} to {RATES.stop - 1} can be read")
+        raise BadAudio(
+            "corrupt", f"{path} claims a sample rate of {rate} Hz; {RATES.start} to {RATES.stop - 1} can be read"
+        )

@@ -66,7 +66,7 @@ def compress_clips(
     todo: dict[Path, Clip],
     books: int,
     learned: LearnedPrior | None,
-    batch_seconds: float,
+    batch_seconds: float | None,
     workers: int,
 ) -> tuple[list[Written], list[Reject]]:
     """Encode and write each clip; -> those written and those rejected.
@@ -102,7 +102,7 @@ def compress(
     codec: CodecOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write files again that exist already.")] = False,
     workers: WorkersOption = WORKERS,
-    batch_seconds: BatchOption = 120.0,
+    batch_seconds: BatchOption = None,
     device: DeviceOption = "auto",
 ) -> int:
     """Compress recordings into .sfa files: codes, entropy-coded, each file with its exact length.

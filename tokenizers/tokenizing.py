@@ -1,76 +1,49 @@
-"""`solfa tokenize`: clips -> decoded and resampled by threads -> batches of like length -> codes -> token shards.
+"""`solfa tokenize`: a corpus -> a folder of tokens, by an engine; continued where an earlier run stopped.
 
-Rows come out in the order of the corpus whatever the batches were, so a run that is killed and started again fills
-the same shards with the same rows as one that was left alone.
+What a run writes depends on the corpus and the options alone: rows stand in the corpus's order, whatever the batches were
+and however often the run was killed.
 """
 
+import copy
+import math
 import os
+import shlex
+import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 
 from solfa import device as devices
 from solfa.errors import UserError
 from solfa.progress import Progress, clock
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.model import AudioTokenizer
-from solfa.tokenizers.audio_io import Audio, read_audio
-from solfa.tokenizers.corpus import Clip, Corpus, read_corpus
-from solfa.tokenizers.shards import Header, ShardWriter
+from solfa.tokenizers.audio_io import probe
+from solfa.tokenizers.clip import Clip, Corpus
+from solfa.tokenizers.corpus import read_corpus
+from solfa.tokenizers.dataset_card import write_card
+from solfa.tokenizers.engine import DIGEST, Engine, Limits, Plan
+from solfa.tokenizers.engine import SHARD_SECONDS as SHARD_SECONDS
+from solfa.tokenizers.engine import Encoded as Encoded
+from solfa.tokenizers.engine import Reject as Reject
+from solfa.tokenizers.engine import encode_corpus as encode_corpus
+from solfa.tokenizers.shard_formats import FORMATS, Header
+from solfa.tokenizers.shards import ShardWriter
 
-WINDOW_BATCHES = 8  # batches' worth of audio that are decoded, then sorted by length
-SHARD_SECONDS = 3600.0
-SHARD_ROWS = 4096
-
-# Options that `tokenize` and `reconstruct` share.
+# Options that `tokenize`, `reconstruct` and `compress` share.
 CodecOption = Annotated[str | None, typer.Option(help="A bundled name, a folder or a hub id.", show_default="bundled")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that decode and resample audio files.")]
-BatchOption = Annotated[float, typer.Option(min=1.0, help="Seconds of audio encoded at once.")]
+BatchOption = Annotated[
+    float | None, typer.Option(min=1.0, help="Seconds of audio encoded at once.", show_default="20, on CUDA 120")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 WORKERS = min(4, os.cpu_count() or 1)
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A clip that could not be tokenized, and the reason in one sentence."""
-
-    clip: Clip
-    reason: str
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A clip with its codes: int64 (books, frames)."""
-
-    clip: Clip
-    audio: Audio
-    codes: NDArray[np.int64]
-
-    @property
-    def seconds(self) -> float:
-        return self.audio.source_samples / self.audio.source_rate
-
-    def row(self) -> dict[str, Any]:
-        """The row of a token shard: what the manifest said, and over it what was measured."""
-        return {
-            **self.clip.row,
-            "id": self.clip.id,
-            "audio": str(self.clip.path),
-            "duration": self.seconds,
-            "samples": self.audio.source_samples,
-            "sample_rate": self.audio.source_rate,
-            "codes": self.codes,
-            "frames": self.codes.shape[1],
-        }
 
 
 @dataclass(frozen=True)
@@ -81,83 +54,36 @@ class Summary:
     seconds: float  # of audio
     skipped: int  # done by an earlier run
     rejects: list[Reject]
+    waited: float = 0.0  # share of the time in which the model had nothing to do
 
 
-def encode_corpus(
-    codec: Codec, clips: Iterable[Clip], books: int, batch_seconds: float = 120.0, workers: int = 2
-) -> Iterator[Encoded | Reject]:
-    """Codes of each clip, in the order of the clips; those that cannot be read come back as `Reject`."""
-    for window in _windows(clips, codec.sample_rate, WINDOW_BATCHES * batch_seconds, workers):
-        done: dict[int, Encoded | Reject] = {i: item for i, (_, item) in enumerate(window) if isinstance(item, Reject)}
-        lengths = {i: len(item.samples) for i, (_, item) in enumerate(window) if isinstance(item, Audio)}
-        for batch in length_batches(lengths, int(batch_seconds * codec.sample_rate)):
-            codes = _encode(codec, [window[i][1].samples for i in batch], books)  # type: ignore[union-attr]
-            for i, c in zip(batch, codes, strict=True):
-                clip, audio = window[i]
-                assert isinstance(audio, Audio)
-                done[i] = Encoded(clip, audio, c)
-        yield from (done[i] for i in range(len(window)))
+@dataclass(frozen=True)
+class Share:
+    """Which of `count` runs this one is, from 1; it takes every `count`-th clip."""
 
+    index: int = 1
+    count: int = 1
 
-def length_batches(lengths: dict[int, int], budget: int) -> list[list[int]]:
-    """Group keys by length so that each padded batch holds at most `budget` samples (or a single longer clip)."""
-    batches: list[list[int]] = []
-    for key in sorted(lengths, key=lambda k: (lengths[k], k)):
-        if batches and (len(batches[-1]) + 1) * lengths[key] <= budget:
-            batches[-1].append(key)
-        else:
-            batches.append([key])
-    return batches
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """`3/8`.  Raises: UserError for anything else."""
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise UserError(f"--shard {text} makes no sense: give 1/8 to 8/8 to eight runs")
+        return cls(int(index), int(count))
 
+    @property
+    def part(self) -> str:
+        """What the files of this run have in their names."""
+        width = max(3, len(str(self.count)))
+        return f"{self.index:0{width}}of{self.count:0{width}}-" if self.count > 1 else ""
 
-def _encode(codec: Codec, waves: Sequence[NDArray[np.float32]], books: int) -> list[NDArray[np.int64]]:
-    lengths = torch.tensor([len(wave) for wave in waves])
-    padded = torch.zeros(len(waves), int(lengths.max()))
-    for row, wave in zip(padded, waves, strict=True):
-        row[: len(wave)] = torch.from_numpy(wave)
-    codes = codec.encode(padded, codec.sample_rate, lengths=lengths, books=books).cpu().numpy()
-    return [c[:, : -(-len(wave) // codec.hop)] for c, wave in zip(codes, waves, strict=True)]
+    def of(self, corpus: Corpus, limit: int | None) -> Iterator[Clip]:
+        return islice(corpus, self.index - 1, limit, self.count)
 
-
-def _windows(
-    clips: Iterable[Clip], sample_rate: int, seconds: float, workers: int
-) -> Iterator[list[tuple[Clip, Audio | Reject]]]:
-    """Decode ahead in threads (libsndfile, FFmpeg and soxr release the lock); group into windows of about `seconds`."""
-
-    def decode(clip: Clip) -> Audio | Reject:
-        try:
-            return read_audio(clip.path, sample_rate)
-        except UserError as e:
-            return Reject(clip, str(e))
-
-    window: list[tuple[Clip, Audio | Reject]] = []
-    samples = 0
-    pool = ThreadPoolExecutor(max(1, workers))
-    try:
-        for clip, item in _ahead(pool, decode, clips, 2 * max(1, workers)):
-            window.append((clip, item))
-            samples += len(item.samples) if isinstance(item, Audio) else 0
-            if samples >= seconds * sample_rate or len(window) >= SHARD_ROWS:
-                yield window
-                window, samples = [], 0
-        if window:
-            yield window
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, decode: Callable[[Clip], Audio | Reject], clips: Iterable[Clip], depth: int
-) -> Iterator[tuple[Clip, Audio | Reject]]:
-    """Map in order with at most `depth` clips in flight, so that memory does not grow with the corpus."""
-    waiting: deque[tuple[Clip, Future[Audio | Reject]]] = deque()
-    for clip in clips:
-        waiting.append((clip, pool.submit(decode, clip)))
-        if len(waiting) > depth:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    for clip, future in waiting:
-        yield clip, future.result()
+    def size(self, corpus: Corpus, limit: int | None) -> int:
+        clips = len(corpus) if limit is None else min(limit, len(corpus))
+        return len(range(self.index - 1, clips, self.count))
 
 
 def nothing_done(rejects: Sequence[Reject]) -> UserError:
@@ -171,9 +97,6 @@ def pace(seconds: float, elapsed: float) -> str:
 
 
 def header_of(codec: Codec, books: int) -> Header:
-    """Raises: UserError for books larger than shards can hold."""
-    if codec.codebook_size > 2**15:
-        raise UserError(f"token shards hold books of up to 32768 codes, and codec {codec.name} has {codec.codebook_size} in one")
     return Header(codec.name, codec.fingerprint_of(books), codec.sample_rate, codec.frame_rate, books, codec.codebook_size)
 
 
@@ -186,83 +109,177 @@ def check_books(codec: Codec, books: int | None) -> int:
     return books
 
 
+def pick_devices(names: str) -> list[torch.device]:
+    """`auto`: every CUDA device, else the CPU; or one name, or several with commas between.
+
+    Raises: UserError for a device that this machine lacks.
+    """
+    if names == "auto" and torch.cuda.device_count() > 1:
+        return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    return [devices.pick(name.strip()) for name in names.split(",")]
+
+
+def replicate(codec: Codec, places: Sequence[torch.device]) -> list[Codec]:
+    """The codec on each of the devices; those that name one device share it."""
+    there: dict[torch.device, Codec] = {}
+    for place in places:
+        if place not in there:
+            there[place] = (copy.deepcopy(codec) if there else codec).to(place)
+    return [there[place] for place in places]
+
+
 def tokenize_corpus(
     codec: Codec,
     corpus: Corpus,
     output: Path,
     books: int | None = None,
-    batch_seconds: float = 120.0,
-    workers: int = 2,
+    plan: Plan = Plan(),  # noqa: B008
     limit: int | None = None,
     overwrite: bool = False,
+    share: Share = Share(),  # noqa: B008
+    format: str = "parquet",
+    places: Sequence[torch.device] = (),
 ) -> Summary:
     """Tokenize a corpus into the folder `output`, continuing what an earlier run left there.
 
+    `places`: the devices, by default the one that the codec is on.
     Raises: UserError when the folder cannot be written, holds another codec's tokens, or no clip at all could be read.
     """
     books = check_books(codec, books)
-    total = len(corpus) if limit is None else min(limit, len(corpus))
+    total = share.size(corpus, limit)
     rejects: list[Reject] = []
-    seconds = pending_seconds = 0.0
-    clips = pending_rows = 0
-    with ShardWriter(output, header_of(codec, books), overwrite) as writer:
-        before = writer.rows
-        todo = (clip for _, clip in zip(range(total), corpus, strict=False) if clip.id not in writer.done)
+    clips, seconds = 0, 0.0
+    with ShardWriter(output, header_of(codec, books), overwrite, share.part, format) as writer:
+        skipped = sum(clip.id in writer.done for clip in share.of(corpus, limit)) if writer.done else 0
+        todo = (clip for clip in share.of(corpus, limit) if clip.id not in writer.done)
+        seen = digests_of(writer) if plan.dedupe else {}
         began = time.monotonic()
-        with Progress("tokenizing", total, "clips", start=min(before, total)) as bar:
-            for item in encode_corpus(codec, todo, books, batch_seconds, workers):
-                if isinstance(item, Reject):
-                    rejects.append(item)
-                else:
-                    writer.add(item.row())
-                    clips, seconds = clips + 1, seconds + item.seconds
-                    pending_rows, pending_seconds = pending_rows + 1, pending_seconds + item.seconds
-                    if pending_seconds >= SHARD_SECONDS or pending_rows >= SHARD_ROWS:
-                        writer.flush()
-                        pending_rows, pending_seconds = 0, 0.0
-                bar.advance(note=f"{seconds / max(time.monotonic() - began, 1e-9):.0f} x real time")
+        with (
+            Engine(replicate(codec, places or [codec.device]), books, plan, seen) as engine,
+            Progress("tokenizing", total, "clips", start=skipped) as bar,
+        ):
+            for window in engine.run(todo):
+                for item in window.items:
+                    if isinstance(item, Reject):
+                        rejects.append(item)
+                        writer.reject(item.clip.id, str(item.clip.path), item.reason)
+                    else:
+                        writer.add(item.row())
+                        clips, seconds = clips + 1, seconds + item.seconds
+                if window.ends_shard:
+                    writer.flush()
+                speed = f"{seconds / max(time.monotonic() - began, 1e-9):.0f} x real time"
+                bar.advance(len(window.items), f"{seconds / 3600:.2f} h of audio, {speed}")
         writer.flush()
-        if writer.rows == 0:
+        if writer.rows == 0 and rejects:
             raise nothing_done(rejects)
         writer.write_manifest(complete=True)
-        writer.write_rejects([{"id": r.clip.id, "audio": str(r.clip.path), "reason": r.reason} for r in rejects])
-    return Summary(clips, seconds, before, rejects)
+    return Summary(clips, seconds, skipped, rejects, engine.waited)
+
+
+def digests_of(writer: ShardWriter) -> dict[str, str]:
+    """Id by digest of the clips in finished files.  Raises: UserError where some have no digest."""
+    found: dict[str, str] = {}
+    for path in writer.format.files():
+        for row in writer.format.read(path, ["id", DIGEST])[1]:
+            if row[DIGEST] is None:
+                raise UserError(f"{path} was written without --dedupe, and cannot be continued with it: use --overwrite")
+            found.setdefault(row[DIGEST], row["id"])
+    return found
+
+
+def dry_run(codec: Codec, corpus: Corpus, output: Path, books: int | None, limit: int | None, share: Share, format: str) -> str:
+    """What a run would do, by file names and headers; touches nothing."""
+    done: set[str] = set()
+    form = FORMATS[format](output, header_of(codec, check_books(codec, books)))
+    for path in form.files():
+        found, rows = form.read(path, ["id"])
+        if found != form.header:
+            raise UserError(f"{output} already holds tokens of codec {found.codec} ({found.books} books): use another folder")
+        done.update(row["id"] for row in rows)
+    clips = skipped = unread = 0
+    seconds = 0.0
+    for clip in share.of(corpus, limit):
+        if clip.id in done:
+            skipped += 1
+            continue
+        clips += 1
+        try:
+            seconds += probe(clip.path, clip.data() if clip.data else None).duration
+        except UserError:
+            unread += 1
+    bad = f", {unread} of them unreadable" if unread else ""
+    size = codec.bitrate(books) / 8e6 * seconds
+    return f"would tokenize {clips} clips{bad}, {seconds / 3600:.2f} h by their headers, about {size:.1f} MB -> {output}; {skipped} are there already"
 
 
 def tokenize(
     corpus: Annotated[
-        str, typer.Argument(help="A folder, an audio file, a quoted glob, or a .csv or .jsonl manifest.")
+        str,
+        typer.Argument(help="A folder, an audio file, a quoted glob, a manifest, .tar shards or a Hugging Face data set."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the token shards.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the tokens.")],
     codec: CodecOption = None,
     books: Annotated[int | None, typer.Option(help="Keep the first N books.", show_default="all")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N clips.", show_default="all")] = None,
+    shard: Annotated[str, typer.Option(help="I/N: this is run I of N, which fill one folder together.")] = "1/1",
+    format: Annotated[Literal["parquet", "webdataset", "npz"], typer.Option(help="Of the files.")] = "parquet",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the tokens there and start afresh.")] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+    min_seconds: Annotated[float, typer.Option(min=0.0, help="Reject shorter clips.")] = 0.1,
+    max_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Reject longer clips.", show_default="none; 3600 with codecs that cannot stream")
+    ] = math.inf,
+    min_peak: Annotated[float, typer.Option(max=0.0, help="Reject silence: clips that never exceed so many dBFS.")] = -80.0,
+    max_clipped: Annotated[
+        float, typer.Option(min=0.0, max=100.0, help="Reject clips with more % of samples at full scale.")
+    ] = 100.0,
+    dedupe: Annotated[bool, typer.Option("--dedupe", help="Reject clips whose decoded samples came before.")] = False,
     workers: WorkersOption = WORKERS,
-    batch_seconds: BatchOption = 120.0,
-    device: DeviceOption = "auto",
+    batch_seconds: BatchOption = None,
+    device: Annotated[str, typer.Option(help="auto (all CUDA devices, else the CPU), cpu, cuda, or cuda:0,cuda:1.")] = "auto",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray: on the cluster at RAY_ADDRESS, whose nodes share corpus and output.")
+    ] = "local",
 ) -> int:
     """Turn a corpus of audio into token shards (Parquet) with a manifest.
 
     A manifest names its audio in a column `audio`, `file` or `path`, relative to itself; every other column is carried
-    into the shards.  A run that was stopped continues where it was when the same command is given again.  Clips that
-    cannot be read are listed in `rejects.jsonl`, the rest is done, and the exit code is 1.
+    into the shards.  A run that was stopped, or killed, continues where it was when the same command is given again.  Clips
+    that cannot be used are listed in `rejects.jsonl` with the reason, the rest is done, and the exit code is 1.
 
     Examples:
 
         solfa tokenize recordings/ -o tokens/
         solfa tokenize "corpus/**/*.flac" -o tokens/ --books 8
         solfa tokenize data/manifest.jsonl -o tokens/ --workers 8 --device cuda
+        solfa tokenize podcasts/ -o tokens/ --shard 3/8 --dedupe
+        RAY_ADDRESS=head:6379 solfa tokenize /shared/corpus -o /shared/tokens --engine ray
     """
     clips = read_corpus(corpus, exclude=output)
-    model = AudioTokenizer.from_pretrained(codec).to(devices.pick(device))
+    share = Share.parse(shard)
+    model = AudioTokenizer.from_pretrained(codec)
+    if dry:
+        print(dry_run(model, clips, output, books, limit, share, format))
+        return 0
+    limits = Limits(min_seconds, max_seconds, 10 ** (min_peak / 20), max_clipped / 100)
+    plan = Plan(batch_seconds, workers, limits=limits, dedupe=dedupe)
     began = time.monotonic()
-    done = tokenize_corpus(model, clips, output, books, batch_seconds, workers, limit, overwrite)
+    if engine == "ray":
+        from solfa.tokenizers.ray_engine import tokenize_on_ray
+
+        if share != Share():
+            raise UserError("--engine ray divides the corpus itself: leave --shard out")
+        done = tokenize_on_ray(model, clips, output, books, plan, limit, overwrite, format, device)
+    else:
+        done = tokenize_corpus(model, clips, output, books, plan, limit, overwrite, share, format, pick_devices(device))
+    write_card(output, header_of(model, books or model.books), corpus, shlex.join(["solfa", *sys.argv[1:]]), format)
     kept = f" ({done.skipped} more were there already)" if done.skipped else ""
     rate = f"{books or model.books} books at {model.bitrate(books) / 1000:g} kbps"
-    print(f"{done.clips} clips, {pace(done.seconds, time.monotonic() - began)}, {rate} -> {output}{kept}")
+    waited = f"the model waited {100 * done.waited:.0f} % of the time"
+    print(f"{done.clips} clips, {pace(done.seconds, time.monotonic() - began)}, {waited}, {rate} -> {output}{kept}")
     if done.rejects:
         tried = len(done.rejects) + done.clips
-        listed = f"see {output / 'rejects.jsonl'}; first: {done.rejects[0].reason}"
-        print(f"{len(done.rejects)} of {tried} clips were rejected, {listed}")
+        listed = output / "-".join(["rejects", *share.part.split("-")[:-1]])
+        print(f"{len(done.rejects)} of {tried} clips were rejected, see {listed}.jsonl; first: {done.rejects[0].reason}")
     return 1 if done.rejects else 0

@@ -26,8 +26,8 @@ from solfa.omni.model import BOOK_WEIGHTS
 from solfa.omni.model import loss as omni_loss
 from solfa.progress import track
 from solfa.tokenizers.audio.model import AudioTokenizer
-from solfa.tokenizers.shards import TokenDataset
 from solfa.tokenizers.text import TextTokenizer
+from solfa.tokenizers.token_dataset import TokenDataset
 from solfa.training import WeightAverage, cosine_rate, find_state, load_state, save_state
 from solfa.tts import planner
 from solfa.tts.model import REFERENCE_PITCH, SLOTS_PER_FRAME, STYLES, Conditions, TTSConfig, TTSModel, Voice

@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from solfa.omni.attention import attention, rotary, rotate, visible
+from solfa.omni.attention import (
+    View,
+    attention,
+    packed_attention,
+    rotary,
+    rotate,
+    sliding_attention,
+    spans_of,
+    visible,
+)
 
 
 def naive(q, k, v, mask, sink):
@@ -55,3 +64,68 @@ def test_rotary_is_relative_and_partial():
     torch.testing.assert_close(product(3, 1), product(103, 101), atol=1e-4, rtol=1e-4)
     assert (product(3, 1) - product(3, 2)).abs() > 1e-3
     assert torch.equal(rotate(q, *rotary(torch.tensor([7]), 8, 1e4))[..., 8:], q[..., 8:])
+
+
+def same_with_gradients(got, want, inputs):
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    seed = torch.randn_like(want)
+    for a, b in zip(torch.autograd.grad(got, inputs, seed), torch.autograd.grad(want, inputs, seed), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("n", "past", "window"), [(301, 0, 16), (64, 0, 8), (33, 31, 32), (200, 5, 128), (5, 40, 1), (97, 20, 7)]
+)
+@pytest.mark.parametrize("with_sink", [False, True])
+def test_blocks_of_a_window_are_the_reference(n, past, window, with_sink, monkeypatch):
+    monkeypatch.setattr("solfa.omni.attention.LOGITS_AT_ONCE", 20_000)  # several passes over blocks
+    torch.manual_seed(n)
+    q, k, v = torch.randn(2, 6, n, 12), torch.randn(2, 2, past + n, 12), torch.randn(2, 2, past + n, 8)
+    inputs = [x.requires_grad_() for x in (q, k, v)] + ([torch.randn(6, requires_grad=True)] if with_sink else [])
+    sink = inputs[3] if with_sink else None
+    mask = visible(torch.arange(past, past + n), torch.arange(past + n), window)
+    want = attention(q, k, v, mask, sink=sink, scale=0.3)
+    same_with_gradients(sliding_attention(q, k, v, window, sink, scale=0.3), want, inputs)
+    segments = torch.randint(-1, 4, (2, 7)).repeat_interleave(past + n, 1)[:, ::7]
+    seen = mask & (segments[:, past:, None] == segments[:, None])
+    want = attention(q, k, v, seen[:, None], sink=sink)
+    same_with_gradients(sliding_attention(q, k, v, window, sink, segments=segments), want, inputs)
+
+
+@pytest.mark.parametrize("with_sink", [False, True])
+def test_packed_spans_are_the_reference(with_sink):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 6, 50, 12), torch.randn(2, 2, 50, 12), torch.randn(2, 2, 50, 8)
+    inputs = [x.requires_grad_() for x in (q, k, v)] + ([torch.randn(6, requires_grad=True)] if with_sink else [])
+    segments = torch.stack([torch.arange(50) // 17, torch.arange(50) // 30])
+    mask = visible(torch.arange(50), torch.arange(50), None) & (segments[:, :, None] == segments[:, None])
+    segments[1, 30:] = -1
+    got = packed_attention(q, k, v, spans_of(segments), inputs[3] if with_sink else None)
+    want = attention(q, k, v, mask[:, None], sink=inputs[3] if with_sink else None)
+    assert got[1, :, 30:].abs().max() == 0
+    same_with_gradients(got * (segments >= 0)[:, None, :, None], want * (segments >= 0)[:, None, :, None], inputs)
+
+
+@pytest.mark.parametrize("window", [None, 1, 13, 300])
+@pytest.mark.parametrize("kind", ["causal", "segments", "mask"])
+def test_the_largest_logit_is_that_of_what_is_seen(window, kind):
+    torch.manual_seed(0)
+    n, past = 300, 9
+    q, k = torch.randn(2, 4, n, 6), torch.randn(2, 2, past + n, 6)
+    segments = (torch.arange(past + n) // 40).expand(2, -1) - 1 if kind == "segments" else None
+    seen = visible(torch.arange(past, past + n), torch.arange(past + n), window).expand(2, -1, -1)
+    if segments is not None:
+        seen = seen & (segments[:, past:, None] == segments[:, None]) & (segments[:, None] >= 0)
+    view = View(mask=seen[:, None]) if kind == "mask" else View(window, segments=segments)
+    logits = q @ k.repeat_interleave(2, 1).mT * 0.5
+    want = logits.masked_fill(~seen[:, None], float("-inf")).amax(dim=(0, 2, 3))
+    torch.testing.assert_close(view.max_logits(q, k, 0.5), want)
+
+
+def test_long_full_attention_with_sinks_goes_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 50, 8), torch.randn(2, 2, 50, 8), torch.randn(2, 2, 50, 6)
+    inputs = [x.requires_grad_() for x in (q, k, v)] + [torch.randn(4, requires_grad=True)]
+    want = attention(q, k, v, causal=True, sink=inputs[3], scale=0.2)
+    monkeypatch.setattr("solfa.omni.attention.LOGITS_AT_ONCE", 7 * 2 * 4 * 50)
+    same_with_gradients(View().attend(q, k, v, inputs[3], 0.2), want, inputs)

@@ -2,8 +2,10 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from solfa.omni.decoder import AttentionConfig, DecoderConfig, HybridDecoder, hybrid
+from solfa.omni.moe import MoEConfig
 
 SMALL = DecoderConfig(
     dim=32,
@@ -50,12 +52,12 @@ def test_sliding_layers_hold_a_window_ever(decoder):
 
 
 @torch.no_grad()
-def test_full_layers_grow_by_doubling(decoder):
+def test_full_layers_grow_in_leaps(decoder):
     cache, grown = decoder.new_cache(), set()
     for _ in range(300):
         decoder(torch.randn(1, 1, 32), cache=cache)
         grown.add(cache.layers[0].keys.shape[2])
-    assert sorted(grown) == [64, 128, 256, 512]
+    assert sorted(grown) == [64, 128, 192, 256, 320]
 
 
 @torch.no_grad()
@@ -97,55 +99,98 @@ def test_trains_in_bfloat16():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in decoder.parameters())
 
 
-@torch.no_grad()
-def test_agrees_with_transformers_on_mimo_v2_flash():
-    hf = pytest.importorskip("transformers", reason="transformers is not installed")
-    if not hasattr(hf, "MiMoV2FlashConfig"):
-        pytest.skip(f"transformers {hf.__version__} has no mimo_v2_flash")
+EXPERTS = dataclasses.replace(SMALL, moe=MoEConfig(experts=6, top_k=2, ffn_dim=16), dense_layers=(0, 2))
+
+
+@pytest.mark.parametrize("config", [SMALL, EXPERTS], ids=["dense", "experts"])
+def test_packed_sequences_are_as_if_alone(config):
+    """Rows of 20 + 9 + 30 and 37 + 1 + 13 steps and padding, ids reused: outputs and gradients."""
     torch.manual_seed(0)
-    theirs_config = hf.MiMoV2FlashConfig(
-        vocab_size=40, hidden_size=64, intermediate_size=96, num_hidden_layers=6, num_attention_heads=8,
-        num_key_value_heads=2, head_dim=24, v_head_dim=16, sliding_window=16, mlp_layer_types=["dense"] * 6,
-        attn_implementation="eager",
-    )  # fmt: skip
-    theirs = hf.MiMoV2FlashModel(theirs_config).eval()
-    ours = HybridDecoder(mimo_v2_flash(theirs_config)).eval()
-    state = theirs.state_dict()
-    ours.norm.weight.copy_(state["norm.weight"])
-    for i, layer in enumerate(ours.layers):
-        p = f"layers.{i}."
-        qkv = torch.cat([state[f"{p}self_attn.{n}_proj.weight"] for n in "qkv"])
-        layer.attention.qkv.weight.copy_(qkv)
-        layer.attention.out.weight.copy_(state[p + "self_attn.o_proj.weight"])
-        if layer.attention.sink is not None:
-            layer.attention.sink.normal_()
-            theirs.layers[i].self_attn.sinks.copy_(layer.attention.sink)
-        layer.ffn.gate_up.weight.copy_(torch.cat([state[f"{p}mlp.{n}_proj.weight"] for n in ("gate", "up")]))
-        layer.ffn.down.weight.copy_(state[p + "mlp.down_proj.weight"])
-        layer.attention_norm.weight.copy_(state[p + "input_layernorm.weight"])
-        layer.ffn_norm.weight.copy_(state[p + "post_attention_layernorm.weight"])
-    ids = torch.randint(0, 40, (2, 50))
-    want = theirs(input_ids=ids, use_cache=False).last_hidden_state
-    torch.testing.assert_close(ours(theirs.embed_tokens(ids)), want, atol=1e-5, rtol=1e-5)
+    decoder = HybridDecoder(config)
+    parts = [[torch.randn(n, 32, requires_grad=True) for n in row] for row in ((20, 9, 30), (37, 1, 13))]
+    segments = torch.full((2, 61), -1)
+    segments[0, :59] = torch.tensor([0, 1, 0]).repeat_interleave(torch.tensor([20, 9, 30]))
+    segments[1, :51] = torch.tensor([5, 2, 7]).repeat_interleave(torch.tensor([37, 1, 13]))
+    x = torch.stack([torch.cat([*row, torch.full((61 - sum(map(len, row)), 32), 9.0)]) for row in parts])
+    y = decoder(x, segments=segments)
+    packed = [part for i, row in enumerate(parts) for part in y[i, : sum(map(len, row))].split([len(p) for p in row])]
+    alone = [decoder(p[None])[0] for row in parts for p in row]
+    leaves = [p for row in parts for p in row] + list(decoder.parameters())
+    seeds = [torch.randn_like(a) for a in alone]
+    for got, want in zip(packed, alone, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    grads = zip(torch.autograd.grad(packed, leaves, seeds), torch.autograd.grad(alone, leaves, seeds), strict=True)
+    for got, want in grads:
+        torch.testing.assert_close(got, want, atol=1e-5 * max(1.0, want.abs().max().item()), rtol=1e-4)
 
 
-def mimo_v2_flash(c) -> DecoderConfig:
-    """Ours for a dense MiMo-V2-Flash of theirs."""
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that was made."""
 
-    def attention(kind: str, kv_heads: int, window: int | None, sink: bool) -> AttentionConfig:
-        rope = c.rope_parameters[kind]
-        rotary_dim = int(c.head_dim * rope["partial_rotary_factor"])
-        return AttentionConfig(
-            window, c.num_attention_heads, kv_heads, c.head_dim, c.v_head_dim, rotary_dim, rope["rope_theta"], sink,
-            c.attention_value_scale,
-        )  # fmt: skip
+    numel = 0
 
-    return DecoderConfig(
-        dim=c.hidden_size,
-        layers=c.num_hidden_layers,
-        ffn_dim=c.intermediate_size,
-        full_layers=hybrid(c.num_hidden_layers, 6),
-        full=attention("full_attention", c.num_key_value_heads, None, False),
-        sliding=attention("sliding_attention", 2 * c.num_key_value_heads, c.sliding_window, True),
-        norm_eps=c.rms_norm_eps,
-    )
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.numel = max(self.numel, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("way", ["whole", "trained", "packed", "in chunks"])
+def test_no_table_of_all_pairs_is_made(way):
+    """Full and sliding layers over 8192 steps, where a mask of all pairs would have 67 million entries."""
+    n = 8192
+    small = {"heads": 2, "kv_heads": 1, "qk_dim": 4, "v_dim": 4, "rotary_dim": 4}
+    sliding = AttentionConfig(window=32, sink=True, **small)
+    full = (0,) if way != "in chunks" else ()  # what follows a cache needs its mask, chunk by past
+    decoder = HybridDecoder(DecoderConfig(8, 2, 8, full, AttentionConfig(**small), sliding))
+    x, cache = torch.randn(1, n, 8), decoder.new_cache()
+    with Largest() as largest, torch.set_grad_enabled(way == "trained"):
+        if way == "in chunks":
+            for part in x.split([100, n - 100], dim=1):
+                decoder(part, cache=cache)
+        else:
+            y = decoder(x, segments=torch.arange(n)[None] // 1000 if way == "packed" else None)
+            if way == "trained":
+                y.sum().backward()
+    assert largest.numel < 300 * n
+
+
+def test_packed_sequences_do_not_go_on_from_a_cache(decoder):
+    with pytest.raises(ValueError, match="whole"):
+        decoder(torch.randn(1, 4, 32), cache=decoder.new_cache(), segments=torch.zeros(1, 4, dtype=torch.int64))
+
+
+@torch.no_grad()
+def test_left_padding_keeps_experts_and_long_windows_exact():
+    torch.manual_seed(0)
+    decoder = HybridDecoder(EXPERTS).eval()
+    a = torch.randn(1, 40, 32)
+    x, mask = torch.cat([torch.full((1, 11, 32), 7.0), a], dim=1), torch.arange(51)[None] >= 11
+    want, cache = decoder(a), decoder.new_cache()
+    torch.testing.assert_close(decoder(x, mask=mask)[:, 11:], want, atol=1e-5, rtol=1e-5)
+    decoder.mixtures()[0].load.zero_()
+    parts = [decoder(x[:, s], cache=cache, mask=mask[:, s]) for s in (slice(0, 3), slice(3, 30), slice(30, 51))]
+    torch.testing.assert_close(torch.cat(parts, dim=1)[:, 11:], want, atol=1e-5, rtol=1e-5)
+    assert decoder.mixtures()[0].load.sum() == 40 * 2
+
+
+@pytest.mark.parametrize("segments", [None, torch.tensor([[0] * 20 + [1] * 15 + [-1] * 5])])
+def test_watched_attention_tells_its_largest_logit_and_is_not_changed(decoder, segments):
+    x = torch.randn(1, 40, 32)
+    layers = [layer.attention for layer in decoder.layers]
+    decoder(x, segments=segments)
+    assert all(layer.max_logit is None for layer in layers)
+    for layer in layers:
+        layer.watch = True
+    before = decoder(x, segments=segments)
+    first = layers[0].max_logit
+    torch.testing.assert_close(before, decoder(x, segments=segments))
+    layers[0].max_logit = None
+    with torch.no_grad():
+        layers[0].qkv.weight[:12] *= 0.5  # the queries of head 0
+    decoder(x, segments=segments)
+    torch.testing.assert_close(layers[0].max_logit, first * torch.tensor([0.5, 1, 1, 1]))
+    layers[0].max_logit.mul_(9)  # the largest since it was None
+    decoder(x * 0.01, segments=segments)
+    torch.testing.assert_close(layers[0].max_logit, 9 * first * torch.tensor([0.5, 1, 1, 1]))

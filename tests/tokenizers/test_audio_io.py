@@ -181,7 +181,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, reques
     before = (tmp_path / "a.wav").read_bytes()
     request.getfixturevalue("full_disk")
     for path in (tmp_path / "a.wav", tmp_path / "new" / "deep" / "b.wav"):
-        with pytest.raises(UserError, match="cannot be written: No space left"):
+        with pytest.raises(UserError, match="No space left"):
             write_wav(path, sine(0.2, 24_000), 24_000)
     assert (tmp_path / "a.wav").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]

@@ -1,6 +1,9 @@
 """Corpora: which clips a source names, under which ids, and which mistakes in it are told."""
 
 import json
+import pickle
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solfa.errors import UserError
-from solfa.tokenizers.corpus import Corpus, read_corpus, safe_id
+from solfa.tokenizers.corpus import Clip, Corpus, read_corpus, safe_id
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -34,6 +37,18 @@ def test_names_that_differ_in_their_suffix_keep_it(tmp_path: Path) -> None:
     assert ids(read_corpus(tmp_path)) == ["a.flac", "a.wav", "b"]
 
 
+def test_a_name_that_looks_like_another_with_its_suffix_is_still_its_own(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav", "a.flac", "a.wav.mp3", "b\\c.wav", "b/c.wav")
+    assert ids(read_corpus(tmp_path)) == ["a.flac", "a.wav", "a.wav#2", "b/c", "b/c#2"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.wav", "set/b.wav", ".cache/c.wav")
+    (tmp_path / "set/link").symlink_to(tmp_path / "real")
+    (tmp_path / "real/round").symlink_to(tmp_path / "set")
+    assert ids(read_corpus(tmp_path / "set")) == ["b", "link/a"]
+
+
 def test_the_output_folder_is_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a.wav", "out/a.wav")
     assert ids(read_corpus(tmp_path, exclude=tmp_path / "out")) == ["a"]
@@ -42,6 +57,18 @@ def test_the_output_folder_is_left_out(tmp_path: Path) -> None:
 def test_glob_gives_ids_below_its_fixed_part(tmp_path: Path) -> None:
     touch(tmp_path, "set/x/1.wav", "set/y/2.wav", "set/y/3.flac", "other/4.wav")
     assert ids(read_corpus(f"{tmp_path}/set/**/*.wav")) == ["x/1", "y/2"]
+
+
+@pytest.mark.parametrize("pattern", ["s-{08..11}.wav", "s-{08,09,10,11}.wav", "s-{0{8,9},1?}.wav"])
+def test_braces_name_a_range_or_a_list(tmp_path: Path, pattern: str) -> None:
+    touch(tmp_path, *(f"s-{n:02}.wav" for n in range(8, 12)), "s-x.wav")
+    assert ids(read_corpus(tmp_path / pattern)) == ["s-08", "s-09", "s-10", "s-11"]
+
+
+def test_a_gap_in_a_range_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "s-0.wav", "s-2.wav")
+    with pytest.raises(UserError, match="s-1.wav, which .* does not exist"):
+        read_corpus(tmp_path / "s-{0..2}.wav")
 
 
 def test_one_file(tmp_path: Path) -> None:
@@ -80,10 +107,41 @@ def test_a_corpus_can_be_read_twice(tmp_path: Path) -> None:
     assert ids(corpus) == ids(corpus) == ["a", "a#2"]
 
 
+def test_a_table_of_common_voice_is_a_manifest_too(tmp_path: Path) -> None:
+    touch(tmp_path, "clips/1.mp3")
+    (tmp_path / "test.tsv").write_text('client_id\tpath\tsentence\tlocale\nab\t1.mp3\t"Hi, he said\ten\n')
+    (clip,) = read_corpus(tmp_path / "test.tsv")
+    assert clip == Clip("1", tmp_path / "clips/1.mp3", {"speaker": "ab", "text": '"Hi, he said', "language": "en"})
+
+
+def test_nemo_and_other_names_of_columns(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1.5, "transcript": "hi", "lang": "en"}')
+    (clip,) = read_corpus(tmp_path / "m.jsonl")
+    assert clip.row == {"duration": 1.5, "text": "hi", "language": "en"}
+
+
+def test_clips_travel_between_processes(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"audio": "a.wav", "text": "hi"}', encoding="utf-8")
+    clips = list(read_corpus(tmp_path / "m.jsonl"))
+    assert pickle.loads(pickle.dumps(clips)) == clips
+
+
+def test_a_large_manifest_is_not_held_in_memory(tmp_path: Path) -> None:
+    row = '{"audio": "folder/%07d.wav", "text": "' + 2000 * "x" + '"}\n'
+    (tmp_path / "m.jsonl").write_text("".join(row % i for i in range(10_000)))  # 20 MB
+    tracemalloc.start()
+    try:
+        corpus = read_corpus(tmp_path / "m.jsonl")
+        assert sum(1 for _ in corpus) == len(corpus) == 10_000
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("m.csv", "clip,text\na.wav,hello\n", "no column audio or file or path; its columns are clip, text"),
+        ("m.csv", "clip,text\na.wav,hello\n", "no column audio, file, .* its columns are clip, text"),
         ("m.csv", "audio,text\n,hello\n", "line 2: column 'audio' names no audio file"),
         ("m.csv", "audio,text\na.wav\n", "line 2"),
         ("m.csv", "audio,text\na.wav,b,c\n", "line 2"),
@@ -93,6 +151,8 @@ def test_a_corpus_can_be_read_twice(tmp_path: Path) -> None:
         ("m.jsonl", '{"audio": "a.wav"}\n["b.wav"]\n', "line 2: not a JSON object"),
         ("m.jsonl", '{"audio": "a.wav"}\n{"text": "b"}\n', "line 2: column 'audio'"),
         ("m.jsonl", '{"audio": 3}\n', "line 1: column 'audio'"),
+        ("m.jsonl", '{"audio": ' + 5000 * "1" + "}", "line 1: not a JSON object"),
+        ("m.csv", 'audio,text\na.wav,"b\nc"\nd.wav\n', "line 4: the header has 2 fields, the row has 1"),
     ],
 )
 def test_mistakes_in_a_manifest_are_told_before_any_work(tmp_path: Path, name: str, text: str, words: str) -> None:
@@ -119,3 +179,36 @@ def test_ids_stay_inside_any_folder(name: str) -> None:
     assert len(inside) > 2
     assert ".." not in inside
     assert safe_id(safe_id(name)) == safe_id(name)
+
+
+class Listed:
+    """A part whose clips have these ids."""
+
+    def __init__(self, names: list[str]):
+        self._names = names
+
+    def names(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def clips(self) -> Iterator[Clip]:
+        return (Clip(name, Path(name)) for name in self._names)
+
+
+@given(st.lists(st.text("aé#2/.\\", max_size=5) | st.text(min_size=150, max_size=300), max_size=30))
+def test_ids_are_unique_stable_and_short_enough_for_a_file_name(names: list[str]) -> None:
+    corpus = Corpus([Listed(names[:7]), Listed(names[7:])])
+    found = ids(corpus)
+    assert found == ids(corpus)
+    for name, clip_id in zip(names, found, strict=True):
+        assert safe_id(clip_id) == clip_id
+        assert max(len(part.encode()) for part in clip_id.split("/")) <= 200
+        if sum(safe_id(other) == safe_id(name) for other in names) == 1:
+            assert clip_id == safe_id(name)
+
+
+def test_long_names_stay_apart_and_can_be_written(tmp_path: Path) -> None:
+    long = 100 * "é"
+    first, second = safe_id(f"a/{long}1/b"), safe_id(f"a/{long}2/b")
+    assert first != second
+    for name in (first, second, safe_id("/".join(20 * [long]))):
+        touch(tmp_path, f"{name}.wav")

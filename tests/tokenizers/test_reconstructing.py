@@ -1,6 +1,15 @@
 """`solfa reconstruct`: names, folders and durations of the source; any mix of files in one command."""
 
+import copy
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +18,11 @@ import torch
 
 from solfa.cli import run
 from solfa.tokenizers.audio.model import AudioTokenizer
-from solfa.tokenizers.shards import Header, ShardWriter
+from solfa.tokenizers.reconstructing import LEFT_OVER, plan_tokens, write_all
+from solfa.tokenizers.shard_formats import Header
+from solfa.tokenizers.shards import ShardWriter
+from solfa.tokenizers.token_dataset import find_shards
+from solfa.tokenizers.tokenizing import header_of
 
 SOURCES = {  # name -> (rate, channels, samples)
     "a.wav": (8_000, 1, 3_001),
@@ -136,3 +149,114 @@ def test_bad_files_are_told_and_the_rest_is_done(
     assert not (tmp_path / "bad-out").exists()
     assert run(["reconstruct", str(folder), "-o", str(tmp_path / "one.wav"), *words]) == 2
     assert "should be a folder" in capsys.readouterr().err
+
+
+def tokens(folder: Path, codec: AudioTokenizer, *shards: list[dict[str, Any]], size: int = 32) -> Path:
+    """A folder of tokens, each list of rows a shard; size: of the books that they claim to be from."""
+    with ShardWriter(folder, dataclasses.replace(header_of(codec, codec.books), codebook_size=size)) as writer:
+        for rows in shards:
+            for row in rows:
+                writer.add(row)
+            writer.flush()
+    return folder
+
+
+def row(name: str, frames: int, sample_rate: int = 16_000, seed: int = 0) -> dict[str, Any]:
+    """Random codes; the source ends within their last frame."""
+    samples = frames * sample_rate // 25 - 7
+    codes = np.random.default_rng(seed).integers(0, 32, (4, frames))
+    own = {"id": name, "audio": f"{name}.flac", "duration": samples / sample_rate, "samples": samples}
+    return {**own, "sample_rate": sample_rate, "frames": frames, "codes": codes}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_any_number_of_workers_and_copies_of_the_codec_write_the_same_bytes(tmp_path: Path, tiny_codec: AudioTokenizer) -> None:
+    rows = [row(f"deep/{i}", 1 + 37 * i % 91, seed=i) for i in range(24)]
+    folder = tokens(tmp_path / "tokens", tiny_codec, rows[:10], rows[10:])
+    for name, codecs, workers in (("one", [tiny_codec], 1), ("many", [tiny_codec, copy.deepcopy(tiny_codec)], 4)):
+        done = write_all(codecs, plan_tokens(tiny_codec, folder, tmp_path / name, None, False), 24_000, workers)
+        assert (done.clips, done.lost) == (24, [])
+        assert done.seconds == pytest.approx(sum(r["duration"] for r in rows))
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
+    assert len(contents(tmp_path / "one")) == 24
+
+
+def test_each_file_has_its_sources_rate_and_samples_again(tmp_path: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path) -> None:
+    rows = [row(str(rate), 30, rate) for rate in (8_000, 11_025, 22_050, 24_000, 44_100, 48_000)]
+    folder = tokens(tmp_path / "tokens", tiny_codec, rows)
+    words = ["reconstruct", str(folder), "--codec", str(tiny_codec_folder)]
+    assert run([*words, "-o", str(tmp_path / "own"), "--sample-rate", "source"]) == 0
+    for r in rows:
+        info = soundfile.info(tmp_path / "own" / f"{r['id']}.wav")
+        assert (info.samplerate, info.frames) == (r["sample_rate"], r["samples"])
+    assert run([*words, "-o", str(tmp_path / "low"), "--sample-rate", "16000"]) == 0
+    for r in rows:
+        info = soundfile.info(tmp_path / "low" / f"{r['id']}.wav")
+        assert (info.samplerate, info.frames) == (16_000, round(r["samples"] * 16_000 / r["sample_rate"]))
+    assert run([*words, "-o", str(tmp_path / "no"), "--sample-rate", "fast"]) == 2
+
+
+def test_a_killed_run_leaves_whole_files_and_continues(tmp_path: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path) -> None:
+    folder = tokens(tmp_path / "tokens", tiny_codec, [row(f"{i}", 40, seed=i) for i in range(90)])
+    words = ["reconstruct", str(folder), "--codec", str(tiny_codec_folder), "-o"]
+    assert run([*words, str(tmp_path / "whole")]) == 0
+    output = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-m", "solfa", *words, str(output)])
+    while not (output / "3.wav").exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    want, found = contents(tmp_path / "whole"), contents(output)
+    visible = {name: data for name, data in found.items() if not name.startswith(".")}
+    assert 1 <= len(visible) < 90
+    assert visible.items() <= want.items()
+    for half in set(found) - set(visible):
+        os.utime(output / half, (0, time.time() - LEFT_OVER - 60))
+    assert run([*words, str(output)]) == 0
+    assert contents(output) == want
+
+
+def test_bad_rows_and_shards_are_told_and_the_rest_is_done(
+    tmp_path: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside, short = row("outside", 9), row("short", 9)
+    outside["codes"][2, 5] = 32
+    short["samples"] = 16_000
+    rows = [row("good", 9), outside, short, row("fine", 9)]
+    folder = tokens(tmp_path / "tokens", tiny_codec, rows, [row("lost", 9)], [row("last", 9)], size=64)
+    torn = find_shards(folder)[1]
+    torn.write_bytes(torn.read_bytes()[:-100])
+    words = ["reconstruct", str(folder), "--codec", str(tiny_codec_folder), "-o"]
+    assert run([*words, str(tmp_path / "out")]) == 1
+    assert set(contents(tmp_path / "out")) == {"good.wav", "fine.wav", "last.wav"}
+    out = capsys.readouterr().out
+    assert f"token shard {torn} is damaged" in out
+    assert "outside: codes should lie in 0..31; found 0..32" in out
+    assert "short: 9 frames of codec tiny are too short for 16000 samples at 16000 Hz" in out
+    many = [{**outside, "id": f"bad/{i}"} for i in range(12)]
+    folder = tokens(tmp_path / "many", tiny_codec, [*many, row("good", 9)], size=64)
+    words[1] = str(folder)
+    assert run([*words, str(tmp_path / "few")]) == 1
+    assert "... and 2 more were rejected" in capsys.readouterr().out
+    lines = (tmp_path / "few" / "reconstruct-rejects.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [r["id"] for r in many]
+
+
+def test_one_row_may_be_named(tmp_path: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path) -> None:
+    folder = tokens(tmp_path / "tokens", tiny_codec, [row("a", 9)])
+    assert run(["reconstruct", str(folder), "-o", str(tmp_path / "b.flac"), "--codec", str(tiny_codec_folder)]) == 0
+    assert soundfile.info(tmp_path / "b.flac").frames == round(row("a", 9)["samples"] * 1.5)
+
+
+def test_what_cannot_be_written_ends_the_run(
+    tmp_path: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tokens(tmp_path / "tokens", tiny_codec, [row(str(i), 9) for i in range(40)])
+    (tmp_path / "out" / "5.wav").mkdir(parents=True)
+    words = ["reconstruct", str(folder), "-o", str(tmp_path / "out"), "--codec", str(tiny_codec_folder), "--overwrite"]
+    assert run(words) == 2
+    assert "5.wav is a folder" in capsys.readouterr().err
+    assert len(contents(tmp_path / "out")) < 40

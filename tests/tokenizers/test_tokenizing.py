@@ -1,11 +1,6 @@
 """`solfa tokenize`: codes as the codec gives them clip by clip, in order, continued after a kill, rejects listed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +13,14 @@ from hypothesis import strategies as st
 
 from solfa.cli import run
 from solfa.errors import UserError
-from solfa.tokenizers import tokenizing
+from solfa.tokenizers import audio_io, engine
 from solfa.tokenizers.audio.model import AudioTokenizer
 from solfa.tokenizers.audio_io import read_audio
+from solfa.tokenizers.clip import Clip
 from solfa.tokenizers.corpus import read_corpus
-from solfa.tokenizers.shards import TokenDataset
-from solfa.tokenizers.tokenizing import length_batches, tokenize_corpus
+from solfa.tokenizers.engine import Limits, Plan, length_batches
+from solfa.tokenizers.token_dataset import TokenDataset
+from solfa.tokenizers.tokenizing import pick_devices, tokenize_corpus
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +33,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rate = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)[i % 6]
         name = f"s{i % 3}/{i:02}.{('wav', 'flac')[i % 2]}"
         (folder / name).parent.mkdir(exist_ok=True)
-        wav = 0.3 * rng.standard_normal((round((0.05 + 0.21 * (i * 5 % 7)) * rate) + i, 1 + i % 2))
+        wav = 0.3 * rng.standard_normal((round((0.1 + 0.21 * (i * 5 % 7)) * rate) + i, 1 + i % 2))
         soundfile.write(folder / name, np.clip(wav, -1, 1), rate)
         rows.append(
             {"audio": name, "speaker": f"s{i % 3}", "text": f"clip {i}", "durations": [i, i + 1], "label": None}
@@ -50,7 +47,7 @@ def contents(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_codes_are_those_of_each_clip_alone(mixed: Path, tmp_path: Path, tiny_codec: AudioTokenizer) -> None:
-    summary = tokenize_corpus(tiny_codec, read_corpus(mixed), tmp_path / "t", batch_seconds=2.0)
+    summary = tokenize_corpus(tiny_codec, read_corpus(mixed), tmp_path / "t", plan=Plan(2.0))
     assert (summary.clips, summary.rejects) == (12, [])
     rows = list(TokenDataset(tmp_path / "t", tiny_codec.fingerprint))
     assert [row["id"] for row in rows] == [clip.id for clip in read_corpus(mixed)]
@@ -74,11 +71,11 @@ def test_manifest_columns_are_carried(mixed: Path, tmp_path: Path, tiny_codec: A
 def test_a_stopped_run_continues_to_the_same_shards(
     mixed: Path, tmp_path: Path, tiny_codec: AudioTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizing, "SHARD_ROWS", 2)
-    tokenize_corpus(tiny_codec, read_corpus(mixed), tmp_path / "whole", batch_seconds=1.0)
+    plan = Plan(batch_seconds=1.0, shard_rows=2)
+    tokenize_corpus(tiny_codec, read_corpus(mixed), tmp_path / "whole", plan=plan)
 
     calls = 0
-    encode = tokenizing._encode
+    encode = engine.encode_batch
 
     def stop_after_three(*args: Any) -> Any:
         nonlocal calls
@@ -87,11 +84,11 @@ def test_a_stopped_run_continues_to_the_same_shards(
             raise KeyboardInterrupt
         return encode(*args)
 
-    monkeypatch.setattr(tokenizing, "_encode", stop_after_three)
+    monkeypatch.setattr(engine, "encode_batch", stop_after_three)
     stops = 0
     for _ in range(20):
         try:
-            tokenize_corpus(tiny_codec, read_corpus(mixed), tmp_path / "stopped", batch_seconds=1.0)
+            tokenize_corpus(tiny_codec, read_corpus(mixed), tmp_path / "stopped", plan=plan)
             break
         except KeyboardInterrupt:
             stops += 1
@@ -101,33 +98,6 @@ def test_a_stopped_run_continues_to_the_same_shards(
     assert [path.name for path in sorted((tmp_path / "stopped").iterdir())] == names
     again = tokenize_corpus(tiny_codec, read_corpus(mixed), tmp_path / "stopped")
     assert (again.clips, again.skipped) == (0, 12)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_killed_process_loses_and_doubles_nothing(mixed: Path, tmp_path: Path, tiny_codec_folder: Path) -> None:
-    script = (
-        "import sys, solfa.tokenizers.tokenizing as t, time\n"
-        "t.SHARD_ROWS = 1\n"
-        "encode = t._encode\n"
-        "t._encode = lambda *a: (time.sleep(0.05), encode(*a))[1]\n"
-        "from solfa.cli import main; main(sys.argv[1:])"
-    )
-    words = ["tokenize", str(mixed), "-o", str(tmp_path / "t"), "--codec", str(tiny_codec_folder)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *words], stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    deadline = time.monotonic() + 300  # importing torch on a busy machine
-    while (
-        len(list((tmp_path / "t").glob("tokens-*.parquet"))) < 2
-        and time.monotonic() < deadline
-        and process.poll() is None
-    ):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 2 <= len(TokenDataset(tmp_path / "t")) <= 12
-    assert run(words) == 0
-    assert TokenDataset(tmp_path / "t").column("id") == [clip.id for clip in read_corpus(mixed)]
 
 
 def test_bad_clips_are_listed_and_the_rest_is_done(
@@ -146,7 +116,7 @@ def test_bad_clips_are_listed_and_the_rest_is_done(
     assert "does not exist" in rejects[1]["reason"]
     assert len(TokenDataset(tmp_path / "t")) == 3
 
-    soundfile.write(tmp_path / "empty.wav", np.zeros(2400), 24_000)  # mended: only what is missing is done
+    soundfile.write(tmp_path / "empty.wav", np.full(2400, 0.1), 24_000)  # mended: only what is missing is done
     assert run(words) == 1
     assert TokenDataset(tmp_path / "t").column("id")[-1] == "bad/1"
     assert len((tmp_path / "t" / "rejects.jsonl").read_text().splitlines()) == 1
@@ -181,3 +151,126 @@ def test_length_batches_partition_and_respect_the_budget(lengths: list[int], bud
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+def long_and_short(folder: Path, seconds: float = 9.0) -> list[Clip]:
+    """Two short clips about a long one at another rate."""
+    rng = np.random.default_rng(2)
+    clips = []
+    for name, length in (("a", 0.7), ("b", seconds), ("c", 0.9)):
+        soundfile.write(folder / f"{name}.flac", np.clip(0.2 * rng.standard_normal(round(length * 22_050)), -1, 1), 22_050)
+        clips.append(Clip(name, folder / f"{name}.flac"))
+    return clips
+
+
+def test_long_files_give_the_codes_of_one_piece(
+    tmp_path: Path, tiny_codec: AudioTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = long_and_short(tmp_path)
+    whole = list(engine.encode_corpus(tiny_codec, clips, 4))
+    monkeypatch.setattr(engine, "LONG_SECONDS", 2.0)
+    monkeypatch.setattr(engine, "CHUNK_SECONDS", 1.3)
+    monkeypatch.setattr(audio_io, "BLOCK", 10_000)
+    monkeypatch.setattr(engine, "encode_batch", lengths_below(round(2.6 * 24_000)))
+    pieces = list(engine.encode_corpus(tiny_codec, clips, 4))
+    for one, other in zip(whole, pieces, strict=True):
+        assert isinstance(one, engine.Encoded) and isinstance(other, engine.Encoded)
+        assert (one.clip, one.audio) == (other.clip, other.audio)
+        assert np.array_equal(one.codes, other.codes)
+
+
+def lengths_below(most: int) -> Any:
+    encode = engine.encode_batch
+
+    def checked(codec: Any, waves: Any, books: int) -> Any:
+        assert max(map(len, waves)) <= most
+        return encode(codec, waves, books)
+
+    return checked
+
+
+def test_a_long_file_that_breaks_off_is_a_reject(
+    tmp_path: Path, tiny_codec: AudioTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = long_and_short(tmp_path)
+    data = bytearray(clips[1].path.read_bytes())
+    data[-20_000:-10_000] = bytes(10_000)
+    clips[1].path.write_bytes(data)
+    monkeypatch.setattr(engine, "LONG_SECONDS", 2.0)
+    monkeypatch.setattr(audio_io, "BLOCK", 10_000)
+    items = list(engine.encode_corpus(tiny_codec, clips, 4))
+    assert [getattr(item, "kind", "") for item in items] == ["", "corrupt", ""]
+    items = list(engine.encode_corpus(tiny_codec, long_and_short(tmp_path), 4, limits=Limits(max_seconds=4.0)))
+    assert [getattr(item, "kind", "") for item in items] == ["", "long", ""]
+
+
+def test_a_codec_that_cannot_stream_takes_long_files_whole(
+    tmp_path: Path, tiny_codec: AudioTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = long_and_short(tmp_path)
+    whole = list(engine.encode_corpus(tiny_codec, clips, 4))
+    monkeypatch.setattr(engine, "LONG_SECONDS", 2.0)
+    monkeypatch.setattr(engine, "can_stream", lambda codec, books: False)
+    for one, other in zip(whole, engine.encode_corpus(tiny_codec, clips, 4), strict=True):
+        assert isinstance(one, engine.Encoded) and isinstance(other, engine.Encoded)
+        assert np.array_equal(one.codes, other.codes)
+    monkeypatch.setattr(engine, "WHOLE_SECONDS", 5.0)
+    items = list(engine.encode_corpus(tiny_codec, clips, 4))
+    assert [getattr(item, "kind", "") for item in items] == ["", "long", ""]
+
+
+def test_several_devices_give_the_same_rows(mixed: Path, tmp_path: Path, tiny_codec: AudioTokenizer) -> None:
+    plan = Plan(batch_seconds=1.0, shard_rows=5)
+    cpu = torch.device("cpu")
+    tokenize_corpus(tiny_codec, read_corpus(mixed), tmp_path / "one", plan=plan)
+    tokenize_corpus(tiny_codec, read_corpus(mixed), tmp_path / "three", plan=plan, places=[cpu, cpu, cpu])
+    assert contents(tmp_path / "one") == contents(tmp_path / "three")
+    assert [d.type for d in pick_devices("cpu,cpu")] == ["cpu", "cpu"]
+    with pytest.raises(UserError, match="nowhere"):
+        pick_devices("cpu,nowhere")
+
+
+def test_shares_divide_the_corpus(mixed: Path, tmp_path: Path, tiny_codec_folder: Path, tiny_codec: AudioTokenizer) -> None:
+    words = ["tokenize", str(mixed), "-o", str(tmp_path / "t"), "--codec", str(tiny_codec_folder), "--limit", "10"]
+    for i in (2, 1, 3):
+        assert run([*words, "--shard", f"{i}/3"]) == 0
+    tokenize_corpus(tiny_codec, read_corpus(mixed), tmp_path / "whole", limit=10)
+    rows = sorted(contents(tmp_path / "t"), key=lambda row: row["id"])
+    assert rows == sorted(contents(tmp_path / "whole"), key=lambda row: row["id"])
+    assert json.loads((tmp_path / "t" / "manifest.json").read_text())["complete"] is True
+    for bad in ("0/3", "4/3", "1", "a/b"):
+        assert run([*words, "--shard", bad]) == 2
+
+
+def test_dry_run_tells_and_touches_nothing(
+    mixed: Path, tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["tokenize", str(mixed), "-o", str(tmp_path / "t"), "--codec", str(tiny_codec_folder)]
+    assert run([*words, "--dry-run"]) == 0
+    assert "would tokenize 12 clips" in capsys.readouterr().out
+    assert not (tmp_path / "t").exists()
+    assert run([*words, "--limit", "4"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
+    assert run([*words, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "would tokenize 8 clips" in told and "4 are there already" in told
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_dedupe_knows_what_earlier_runs_wrote(tmp_path: Path, tiny_codec: AudioTokenizer) -> None:
+    clips, output = tmp_path / "clips", tmp_path / "t"
+    clips.mkdir()
+    long_and_short(clips, 1.2)
+    samples, rate = soundfile.read(clips / "a.flac", dtype="int16")
+    soundfile.write(clips / "again.wav", samples, rate)  # other bytes, the same sound
+    plan = Plan(dedupe=True)
+    tokenize_corpus(tiny_codec, read_corpus(clips), output, plan=plan, limit=1)
+    done = tokenize_corpus(tiny_codec, read_corpus(clips), output, plan=plan)
+    assert [(reject.clip.id, reject.kind) for reject in done.rejects] == [("again", "duplicate")]
+    assert "clip a" in done.rejects[0].reason
+    assert TokenDataset(output).column("id") == ["a", "b", "c"]
+
+    tokenize_corpus(tiny_codec, read_corpus(clips), tmp_path / "plain", limit=1)
+    with pytest.raises(UserError, match="--overwrite"):
+        tokenize_corpus(tiny_codec, read_corpus(clips), tmp_path / "plain", plan=plan)

@@ -18,6 +18,7 @@ import dataclasses
 import json
 import re
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -314,7 +315,14 @@ def run(recipe: CodecRecipe) -> Path:
         average.state |= {k: v.to(device) for k, v in fitted.items()}
         unfitted = False
 
+    loader = ThreadPoolExecutor(1)  # so that no step waits for its crops
+
+    def load(step: int) -> Future[Batch]:
+        index = step * accelerator.num_processes + accelerator.process_index
+        return loader.submit(clips.batch, recipe.seed, index, recipe.batch, frames)
+
     codec.train()
+    coming = load(step)
     while (done := progress()) < 1:
         stage, done_stage = stage_at(done, recipe.stages)
         if stage == "waveform" and unfitted:
@@ -323,8 +331,8 @@ def run(recipe: CodecRecipe) -> Path:
         adversarial = stage == "decoder" and done_stage >= recipe.adversarial_from
         torch.manual_seed(recipe.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index)
         rng = np.random.default_rng((recipe.seed, step, accelerator.process_index, 1))
-        index = step * accelerator.num_processes + accelerator.process_index
-        batch = Batch(*(t.to(device) for t in clips.batch(recipe.seed, index, recipe.batch, frames)))
+        batch = Batch(*(t.to(device) for t in coming.result()))
+        coming = load(step + 1)
         made = codec(stage, batch, step < recipe.known_pitch and not recipe.init, rng)
         losses, wav = made.losses, made.wav
         loss = torch.stack(list(losses.values())).sum()
@@ -366,6 +374,7 @@ def run(recipe: CodecRecipe) -> Path:
             checkpoint()
         if step % recipe.evaluate_every == 0:
             report(averaged(inner.model, average), tests, stage, step, out, writer)
+    loader.shutdown(cancel_futures=True)
     if accelerator.is_main_process:
         if unfitted:
             fit_waveform_now()

@@ -18,7 +18,7 @@ from solfa.errors import UserError
 from solfa.progress import clock, track
 from solfa.tokenizers.audio.model import KIND, AudioTokenizer
 from solfa.tokenizers.audio.prior import FILE, LearnedPrior, Tables, load_prior, save_prior
-from solfa.tokenizers.shards import TokenDataset
+from solfa.tokenizers.token_dataset import TokenDataset
 from solfa.tokenizers.tokenizing import CodecOption
 
 HELDOUT = 20  # one clip in so many is measured, not learned

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FEW_QUERIES, MANY_KEYS = 16, 2048
 LOGITS_AT_ONCE = 1 << 23  # of a blocked pass: 32 MiB in float32
 
 
@@ -40,7 +41,9 @@ def attention(
 
     Returns: (B, H, Tq, dv).
     """
-    if sink is None:  # the library's fused kernels know no sink
+    # the library's fused kernels know no sink, and on CPUs they read long keys again for each head of a group
+    few = q.device.type == "cpu" and q.shape[2] <= FEW_QUERIES and k.shape[2] >= MANY_KEYS
+    if sink is None and not few:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
@@ -53,8 +56,9 @@ def attention(
     if mask is not None:
         # the mask is small, being shared by all heads, so it is filled and added instead of filling the logits
         logits = logits + torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, float("-inf"))
-    logits = torch.cat([logits, sink.to(logits.dtype).view(1, heads, 1, 1).expand(batch, heads, n, 1)], dim=-1)
-    weights = logits.softmax(-1)[..., :-1]
+    if sink is not None:
+        logits = torch.cat([logits, sink.to(logits.dtype).view(1, heads, 1, 1).expand(batch, heads, n, 1)], dim=-1)
+    weights = logits.softmax(-1)[..., :m]
     return (weights.reshape(batch, kv_heads, -1, m) @ v).view(batch, heads, n, -1)
 
 

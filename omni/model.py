@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from solfa.omni.decoder import DecoderConfig, HybridDecoder
 from solfa.omni.grid import IGNORE, Grid, Labels, TokenGrid, next_step
+from solfa.omni.mtp import MTP
 from solfa.omni.patches import LocalConfig, PatchDecoder, PatchEncoder
 
 # MiMo-Audio's weights of the books (technical report); a coarse book decides more of the sound
@@ -16,13 +17,17 @@ BOOK_WEIGHTS = (12.0, 8.0, 6.0, 4.0, 2.0, 2.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class OmniConfig:
-    """`cond_dim`: size of the vectors that may describe each audio frame before it is written; 0 for none."""
+    """`cond_dim`: size of the vectors that may describe each audio frame before it is written; 0 for none.
+
+    mtp: blocks of multi-token prediction.
+    """
 
     grid: TokenGrid
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     patch_encoder: LocalConfig = field(default_factory=lambda: LocalConfig(layers=1))
     patch_decoder: LocalConfig = field(default_factory=LocalConfig)
     cond_dim: int = 0
+    mtp: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class OmniModel(nn.Module):
         self.patch_encoder = PatchEncoder(config.patch_encoder, g.books, g.patch_size, dim, config.cond_dim)
         self.cond = nn.Linear(g.patch_size * config.cond_dim, dim, bias=False) if config.cond_dim else None
         self.decoder = HybridDecoder(config.decoder)
+        self.mtp = MTP(config.decoder, config.mtp)
         self.text_head = nn.Linear(dim, g.vocab_size, bias=False)
         self.patch_decoder = PatchDecoder(config.patch_decoder, g.books, g.patch_size, dim, config.cond_dim)
         nn.init.normal_(self.text_embed.weight, std=0.5)

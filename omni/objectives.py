@@ -72,6 +72,7 @@ class TextObjective(Objective):
     """Text alone."""
 
     kind = text.KIND
+    config: TextConfig
     model: TextModel
 
     def __init__(self, grid: TokenGrid, decoder: DecoderConfig, tied: bool, mtp: int, mtp_weight: float):
@@ -118,6 +119,7 @@ class OmniObjective(Objective):
     """Text and audio: cross entropy of the text row and of each book."""
 
     kind = "omni"
+    config: OmniConfig
     model: OmniModel
 
     def __init__(self, config: OmniConfig, text_weight: float, book_weights: tuple[float, ...]):

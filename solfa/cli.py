@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval codec": ("solfa.tokenizers.audio.evaluate:evaluate", "Measure the codec per number of books."),
     "eval tts": ("solfa.tts.evaluate:evaluate", "Measure how well speech follows text and instruction."),
     "bench codec": ("solfa.tokenizers.audio.bench:bench", "Compare the codec's speed and memory with Mimi, EnCodec and DAC."),
+    "bench decode": ("solfa.omni.bench:bench", "Measure what sliding layers and drafts save when a decoder writes."),
     "info": ("solfa.info:info", "Show versions, device, bundled checkpoints and optional parts."),
 }
 

@@ -76,8 +76,9 @@ def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
 )
 def test_a_recipe_that_ships_fits_its_settings(path: Path) -> None:
     """Unknown keys are errors, so a recipe in the repository cannot rot."""
+    from solfa.omni.train import OmniRecipe
     from solfa.tokenizers.audio.train import CodecRecipe
     from solfa.tts.train import TTSRecipe
 
-    kinds: dict[str, type] = {"codec": CodecRecipe, "tts": TTSRecipe}
+    kinds: dict[str, type] = {"codec": CodecRecipe, "omni": OmniRecipe, "tts": TTSRecipe}
     recipe.load(kinds[path.stem.split("-")[0]], path, [])

@@ -123,7 +123,7 @@ class AudioReader:
             if loudest >= FULL_SCALE:
                 self.at_full_scale += int(np.count_nonzero(np.abs(block) >= FULL_SCALE))
             if self._hash is not None:
-                self._hash.update(np.ascontiguousarray(block))
+                self._hash.update(block.tobytes())
             yield block if stream is None else stream.push(block)
         if not self.source_samples:
             raise BadAudio("empty", f"{self.path} holds no samples")
@@ -236,7 +236,7 @@ def _open_container(path: Path, data: bytes | None) -> "av.container.InputContai
     """FFmpeg is kept from following a playlist that poses as audio to other places than files."""
     place = str(path.absolute()) if data is None else io.BytesIO(data)  # "a:b.mka" would be a protocol
     try:
-        return av.open(place, options={"protocol_whitelist": "file"})
+        return av.open(place, "r", options={"protocol_whitelist": "file"})
     except (av.FFmpegError, OSError, ValueError):
         raise BadAudio("corrupt", f"{path} is damaged or not an audio file") from None
 

@@ -11,11 +11,11 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -38,7 +38,10 @@ WHOLE_SECONDS = 3600.0  # unless the codec cannot stream: then a clip longer tha
 CHUNK_SECONDS = 30.0  # of a long clip, encoded at once
 AHEAD = 8  # clips per worker that are being decoded, or wait for an earlier one
 DIGEST = "audio_sha1"  # the column that `dedupe` adds
+MOST_WINDOWS = 32  # on their way at once: behind a long clip their codes wait
 NOTHING: Samples = np.zeros(0, np.float32)
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ class Engine:
         self._held = 0  # samples in memory that are not encoded yet
         self._busy = 0.0  # seconds of all encoders together
         self._began = self._ended = 0.0
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
         self._free: queue.SimpleQueue[Codec] = queue.SimpleQueue()
         for codec in itertools.islice(itertools.cycle(codecs), self._encoders_count):
             self._free.put(codec)
@@ -242,11 +245,13 @@ class Engine:
         planner = Planner(self.plan, self._batch, self._window)
         most_held = (1 + self._replicas) * self._window
         while source or decoding or planner.items or encoding:
-            while source and len(decoding) < AHEAD * self.plan.workers and self._held < most_held:
+            self._wake.clear()  # before anything is looked at: what is done meanwhile is seen now or wakes us
+            room = AHEAD * self.plan.workers if len(encoding) < MOST_WINDOWS else 0
+            while source and len(decoding) < room and self._held < most_held:
                 if (clip := next(source, None)) is None:
                     source = None
                 else:
-                    decoding.append(self._decoders.submit(self._decode, clip))
+                    decoding.append(self._submit(self._decoders, self._decode, clip))
             while decoding and decoding[0].done():
                 if planner.add(self._refuse_double(decoding.popleft().result())):
                     encoding.append(self._start(*planner.take()))
@@ -254,22 +259,24 @@ class Engine:
                 encoding.append(self._start(*planner.take()))
             if encoding and all(future.done() for future in encoding[0].futures):
                 yield self._finish(encoding.popleft())
-            else:
-                coming = [*itertools.islice(decoding, 1), *(encoding[0].futures if encoding else ())]
-                wait([future for future in coming if not future.done()], return_when=FIRST_COMPLETED)
+            elif decoding or encoding:
+                self._wake.wait()
         self._ended = time.monotonic()
+
+    def _submit(self, pool: ThreadPoolExecutor, job: Callable[[S], T], of: S) -> Future[T]:
+        future = pool.submit(job, of)
+        future.add_done_callback(lambda _: self._wake.set())
+        return future
 
     def _start(self, items: list[Decoded | Reject], ends_shard: bool) -> Batches:
         """Hand a window to the codecs: long clips first, then the longest batches, so that replicas end together."""
         futures: dict[Future[list[Encoded | Reject]], list[int]] = {}
-        lengths: dict[int, int] = {}
-        for i, item in enumerate(items):
-            if isinstance(item, Decoded) and item.audio:
-                lengths[i] = len(item.samples)
-            elif isinstance(item, Decoded):
-                futures[self._encoders.submit(self._encode_long, item)] = [i]
+        decoded = {i: item for i, item in enumerate(items) if isinstance(item, Decoded)}
+        lengths = {i: len(item.samples) for i, item in decoded.items() if item.audio}
+        for i in decoded.keys() - lengths.keys():
+            futures[self._submit(self._encoders, self._encode_long, decoded[i])] = [i]
         for batch in reversed(length_batches(lengths, self._batch)):
-            futures[self._encoders.submit(self._encode_batch, [items[i] for i in batch])] = batch
+            futures[self._submit(self._encoders, self._encode_batch, [decoded[i] for i in batch])] = batch
         return Batches(items, ends_shard, futures)
 
     def _finish(self, window: Batches) -> Window:

@@ -7,7 +7,6 @@ retrying are Ray Data's.  Corpus and output lie on storage that every node sees 
 
 import logging
 import os
-import pickle
 import socket
 import time
 import zlib
@@ -213,7 +212,7 @@ def tokenize_on_ray(
         if before + clips == 0 and rejects:
             raise nothing_done(rejects)
         for reject in rejects:
-            writer.reject(reject.clip.id, str(reject.clip.path), reject.reason)
+            writer.reject(reject.clip.id, str(reject.clip.path), reject.reason, reject.kind)
         writer.write_manifest(complete=True)
         if (lost := before + clips - writer.rows) > 0:
             raise UserError(f"{lost} rows that nodes wrote are not in {output}: it must be the same folder on all nodes")
@@ -282,12 +281,12 @@ def _knock(address: str) -> None:
 
 
 def pack(value: Part | Done) -> bytes:
-    """Small, as the clips of a part have much in common."""
-    return zlib.compress(pickle.dumps(value))
+    """As Ray moves everything between its own processes, no file; small, as the clips of a part have much in common."""
+    return zlib.compress(ray.cloudpickle.dumps(value))
 
 
 def unpack(data: bytes) -> Any:
-    return pickle.loads(zlib.decompress(data))
+    return ray.cloudpickle.loads(zlib.decompress(data))
 
 
 def _nearest(path: Path) -> Iterator[Path]:

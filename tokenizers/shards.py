@@ -75,9 +75,9 @@ class ShardWriter:
         """Visible, and done, after the next `flush`."""
         self._rows.append(row)
 
-    def reject(self, clip_id: str, audio: str, reason: str) -> None:
+    def reject(self, clip_id: str, audio: str, reason: str, kind: str = "other") -> None:
         """A clip that could not be tokenized, to be listed by the next `flush`; another run tries it again."""
-        self._rejects[clip_id] = {"id": clip_id, "audio": audio, "reason": reason}
+        self._rejects[clip_id] = {"id": clip_id, "audio": audio, "kind": kind, "reason": reason}
 
     def flush(self) -> None:
         """Write what came since the last flush.  Raises: UserError when it cannot be written; what is there stays whole."""

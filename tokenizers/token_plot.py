@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from solfa.atomic import replacing
@@ -33,8 +34,8 @@ def save_plot(path: Path, statistics: TokenStatistics, title: str) -> None:
 
 
 def draw(statistics: TokenStatistics, title: str) -> Figure:
-    figure = Figure(figsize=(12, 7.4), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.05)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.05)
+    figure = Figure(figsize=(12, 7.4), layout=layout, facecolor="white")
     figure.suptitle(title, x=0.012, ha="left", color=INK, fontsize=13, fontweight="bold", parse_math=False)
     if statistics.speakers:
         (durations, speakers), (frequencies, entropy) = figure.subplots(2, 2)
@@ -116,7 +117,7 @@ def _entropy(axes: Axes, statistics: TokenStatistics) -> None:
     _quiet(axes, f"Entropy: {statistics.entropy_kbps:.2f} of {header.kbps:.2f} kbps", "book", "bits per code")
     books = np.arange(1, header.books + 1)
     axes.bar(books, most, color=FAINT, width=0.8)
-    axes.bar(books, statistics.entropy, color=[_colour(book - 1, statistics) for book in books], width=0.8)
+    axes.bar(books, statistics.entropy, color=[_colour(book, statistics) for book in range(header.books)], width=0.8)
     axes.set_xlim(0.4, header.books + 0.6)
     axes.set_ylim(0, most)
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))

@@ -29,7 +29,6 @@ from solfa.tokenizers.clip import Clip, Corpus
 from solfa.tokenizers.corpus import read_corpus
 from solfa.tokenizers.dataset_card import write_card
 from solfa.tokenizers.engine import DIGEST, Engine, Limits, Plan
-from solfa.tokenizers.engine import SHARD_SECONDS as SHARD_SECONDS
 from solfa.tokenizers.engine import Encoded as Encoded
 from solfa.tokenizers.engine import Reject as Reject
 from solfa.tokenizers.engine import encode_corpus as encode_corpus
@@ -54,7 +53,7 @@ class Summary:
     seconds: float  # of audio
     skipped: int  # done by an earlier run
     rejects: list[Reject]
-    waited: float = 0.0  # share of the time in which the model had nothing to do
+    waited: float | None = None  # share of the time in which the model had nothing to do, where one process can tell
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def tokenize_corpus(
                 for item in window.items:
                     if isinstance(item, Reject):
                         rejects.append(item)
-                        writer.reject(item.clip.id, str(item.clip.path), item.reason)
+                        writer.reject(item.clip.id, str(item.clip.path), item.reason, item.kind)
                     else:
                         writer.add(item.row())
                         clips, seconds = clips + 1, seconds + item.seconds
@@ -276,8 +275,8 @@ def tokenize(
     write_card(output, header_of(model, books or model.books), corpus, shlex.join(["solfa", *sys.argv[1:]]), format)
     kept = f" ({done.skipped} more were there already)" if done.skipped else ""
     rate = f"{books or model.books} books at {model.bitrate(books) / 1000:g} kbps"
-    waited = f"the model waited {100 * done.waited:.0f} % of the time"
-    print(f"{done.clips} clips, {pace(done.seconds, time.monotonic() - began)}, {waited}, {rate} -> {output}{kept}")
+    waited = f", the model waited {100 * done.waited:.0f} % of the time" if done.waited is not None else ""
+    print(f"{done.clips} clips, {pace(done.seconds, time.monotonic() - began)}{waited}, {rate} -> {output}{kept}")
     if done.rejects:
         tried = len(done.rejects) + done.clips
         listed = output / "-".join(["rejects", *share.part.split("-")[:-1]])

@@ -1,6 +1,7 @@
 """`solfa tokenize`: codes as the codec gives them clip by clip, in order, continued after a kill, rejects listed."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_bad_clips_are_listed_and_the_rest_is_done(
     assert run(words) == 1
     assert "2 of 5 clips were rejected" in capsys.readouterr().out
     rejects = [json.loads(line) for line in (tmp_path / "t" / "rejects.jsonl").read_text().splitlines()]
-    assert [r["id"].split("/")[-1] for r in rejects] == ["1", "gone"]
+    assert [(r["id"].split("/")[-1], r["kind"]) for r in rejects] == [("1", "empty"), ("gone", "missing")]
     assert "is empty" in rejects[0]["reason"]
     assert "does not exist" in rejects[1]["reason"]
     assert len(TokenDataset(tmp_path / "t")) == 3
@@ -274,3 +275,37 @@ def test_dedupe_knows_what_earlier_runs_wrote(tmp_path: Path, tiny_codec: AudioT
     tokenize_corpus(tiny_codec, read_corpus(clips), tmp_path / "plain", limit=1)
     with pytest.raises(UserError, match="--overwrite"):
         tokenize_corpus(tiny_codec, read_corpus(clips), tmp_path / "plain", plan=plan)
+
+
+def test_others_go_on_beside_a_long_file(
+    tmp_path: Path, tiny_codec: AudioTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The long one's encoder stands still until more of the others are done than may wait for a codec at once."""
+    rng = np.random.default_rng(3)
+    for i in range(60):
+        samples = 0.2 * rng.standard_normal(24_000 if i else 72_000)
+        soundfile.write(tmp_path / f"{i:02}.wav", np.clip(samples, -1, 1), 24_000)
+    encode_batch, encoded = engine.encode_batch, threading.Semaphore(0)
+
+    def counted(codec: Any, waves: Any, books: int) -> Any:
+        codes = encode_batch(codec, waves, books)
+        encoded.release(len(waves))
+        return codes
+
+    def late(encoder: Any, samples: Any) -> Any:
+        for _ in range(50):
+            assert encoded.acquire(timeout=60), "nobody goes on"
+        encoded.release(50)
+        return type(encoder).pushed(encoder, samples)
+
+    kind = type(tiny_codec.stream_encoder(4))
+    monkeypatch.setattr(kind, "pushed", kind.push, raising=False)
+    monkeypatch.setattr(kind, "push", late)
+    monkeypatch.setattr(engine, "encode_batch", counted)
+    monkeypatch.setattr(engine, "LONG_SECONDS", 2.0)
+    monkeypatch.setattr(engine, "WINDOW_SECONDS", 4.0)
+    with engine.Engine([tiny_codec, tiny_codec], 4, Plan(batch_seconds=2.0)) as both:
+        items = [item for window in both.run(read_corpus(tmp_path)) for item in window.items]
+    assert [item.clip.id for item in items] == [f"{i:02}" for i in range(60)]
+    assert all(isinstance(item, engine.Encoded) for item in items)
+    assert list(engine.encode_corpus(tiny_codec, [], 4)) == []

@@ -11,18 +11,24 @@ from torch.nn import functional as F
 from solfa.tokenizers.audio.streaming import WHOLE, Stream
 
 
+LONGEST_SUM = 768
+FEWEST_ROWS = 32  # in a thread's share
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` in which a row's result does not depend on how many rows there are.
 
-    BLAS adds up products of a few rows in another order, and a last bit can decide between two codes.
+    BLAS adds up in another order where rows are few (below 8 to 16 a thread, as the CPU may be), and shares long sums among threads
+    where rows are not many; a last bit can decide between two codes.
     """
     rows = x.reshape(-1, x.shape[-1])
-    missing = 8 * torch.get_num_threads() - len(rows)  # fewer in a thread's share are few, as measured
+    missing = FEWEST_ROWS * torch.get_num_threads() - len(rows)
     if missing > 0:
-        y = F.linear(F.pad(rows, (0, 0, 0, missing)), weight, bias)[: len(rows)]
-    else:
-        y = F.linear(rows, weight, bias)
-    return y.view(*x.shape[:-1], -1)
+        rows = F.pad(rows, (0, 0, 0, missing))
+    y = F.linear(rows[:, :LONGEST_SUM], weight[:, :LONGEST_SUM], bias)
+    for part in range(LONGEST_SUM, rows.shape[1], LONGEST_SUM):
+        y = torch.addmm(y, rows[:, part : part + LONGEST_SUM], weight[:, part : part + LONGEST_SUM].T)
+    return y[: x.shape[:-1].numel()].view(*x.shape[:-1], -1)
 
 
 class Linear(nn.Linear):

@@ -50,6 +50,9 @@ class AuditoryLoss(nn.Module):
 
     BANDS, TOP = 49, 8000.0  # 0.4 Bark each, up to Hz: those of wide-band PESQ
     LEVEL = 79.0  # dB SPL at which speech is played
+    window: Tensor
+    bank: Tensor
+    threshold: Tensor
 
     def __init__(self, sample_rate: int):
         super().__init__()

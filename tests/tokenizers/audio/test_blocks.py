@@ -94,7 +94,7 @@ def test_two_streams_do_not_mix() -> None:
         torch.testing.assert_close(torch.cat(made, dim=1), block(whole))
 
 
-@pytest.mark.parametrize(("dim", "out"), [(768, 512), (352, 97), (130, 1024), (16, 16)])
+@pytest.mark.parametrize(("dim", "out"), [(768, 512), (888, 128), (2048, 384), (352, 97), (130, 1024), (16, 16)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_row_does_not_depend_on_the_number_of_rows(dim: int, out: int, threads: int) -> None:
     x, weight, bias = noise(600, dim), noise(out, dim), noise(out)
@@ -102,7 +102,7 @@ def test_a_row_does_not_depend_on_the_number_of_rows(dim: int, out: int, threads
     torch.set_num_threads(threads)
     try:
         whole = linear(x, weight, bias)
-        for rows in (1, 2, 3, 7, 9, 16, 17, 100, 513):
+        for rows in (1, 2, 3, 7, 9, 15, 16, 17, 31, 33, 63, 65, 100, 513):
             assert torch.equal(linear(x[:rows], weight, bias), whole[:rows])
     finally:
         torch.set_num_threads(before)

@@ -53,7 +53,7 @@ def test_tokens_score_as_the_codec_does(corpus: Path, tmp_path: Path, tiny_codec
 def test_sources_that_moved_are_found_by_their_ids(
     corpus: Path, tmp_path: Path, tiny_codec_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--tokens", tmp_path / "tokens", "--books", "4", "--codec", str(tiny_codec_folder)]
+    words = ["--tokens", str(tmp_path / "tokens"), "--books", "4", "--codec", str(tiny_codec_folder)]
     assert run(["tokenize", str(corpus), "-o", str(tmp_path / "tokens"), "--codec", str(tiny_codec_folder)]) == 0
     with tarfile.open(tmp_path / "corpus.tar", "w") as tar:
         for name in ("a.wav", "b.wav"):

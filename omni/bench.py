@@ -1,0 +1,248 @@
+"""`solfa bench decode`: what a decoder with sliding layers and drafts saves when it writes, in bytes and in time.
+
+Three tables: bytes of the cache beside full attention's; the time of one decoding step after so many, beside models of
+`transformers` of the same size with their own caches; and writing text with and without multi-token prediction.  Whatever is
+compared runs in turns, so that the rest of the machine's work strikes all of it.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from solfa.errors import UserError
+from solfa.omni.cache import Turn, cache_bytes
+from solfa.omni.decoder import AttentionConfig, DecoderConfig
+from solfa.omni.packing import BYTES
+from solfa.omni.sampling import SamplingConfig
+from solfa.omni.speculative import generate_text
+from solfa.omni.text import TextConfig, TextModel
+
+VOCAB, WINDOW = 8192, 128
+_HEADS: dict[str, Any] = {"heads": 4, "kv_heads": 2, "qk_dim": 64, "v_dim": 64, "rotary_dim": 64}
+SIZES = (4096, 32_768, 131_072, 1_048_576)
+PROMPT = 24  # bytes of a line that a model goes on from
+
+
+def every(ratio: int) -> DecoderConfig:
+    """The decoder that is measured: one layer in `ratio` has full attention, the last of each `ratio`; 1 is all of them."""
+    layers = 18 if ratio == 6 else 16
+    return DecoderConfig(
+        dim=256, layers=layers, ffn_dim=768, full_layers=tuple(range(ratio - 1, layers, ratio)),
+        full=AttentionConfig(rotary_base=640_000.0, **_HEADS), sliding=AttentionConfig(window=WINDOW, sink=True, **_HEADS),
+    )  # fmt: skip
+
+
+class Decoding(NamedTuple):
+    """A model after `steps` steps: `step` reads one more, `nbytes` says what its cache takes."""
+
+    step: Callable[[], object]
+    nbytes: Callable[[], int]
+
+
+def ours(steps: int, decoder: DecoderConfig) -> Decoding:
+    torch.manual_seed(0)
+    model = TextModel(TextConfig(VOCAB, decoder)).eval()
+    cache = model.decoder.new_cache()
+    cache.advance(1, steps, None)
+    for i, layer in enumerate(cache.layers):
+        a = decoder.attention_of(i)
+        layer.append(torch.randn(1, a.kv_heads, steps, a.qk_dim), torch.randn(1, a.kv_heads, steps, a.v_dim), Turn(0, steps))
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    return Decoding(lambda: model(ids, cache=cache), lambda: cache.nbytes)
+
+
+def theirs(steps: int, decoder: DecoderConfig, static: bool = False) -> Decoding:
+    """Qwen 2's design, which has layers of both types: in `transformers`, at the same sizes."""
+    from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, StaticCache
+
+    torch.manual_seed(0)
+    a = decoder.full
+    full = [i in decoder.full_layers for i in range(decoder.layers)]
+    config = Qwen2Config(
+        vocab_size=VOCAB, hidden_size=decoder.dim, intermediate_size=decoder.ffn_dim, num_hidden_layers=decoder.layers,
+        num_attention_heads=a.heads, num_key_value_heads=a.kv_heads, max_position_embeddings=max(SIZES),
+        use_sliding_window=not all(full), sliding_window=decoder.sliding.window,
+        layer_types=["full_attention" if f else "sliding_attention" for f in full], tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config).eval()
+    cache = StaticCache(config, max_cache_len=steps + 64) if static else DynamicCache(config=config)
+    for i in range(decoder.layers):
+        cache.update(*torch.randn(2, 1, a.kv_heads, steps, a.qk_dim), i, {"cache_position": torch.arange(steps)})
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    place = [steps]
+
+    def step() -> object:
+        at = torch.tensor([place[0]])
+        place[0] += 1
+        return model(ids, past_key_values=cache, use_cache=True, cache_position=at, position_ids=at[None])
+
+    return Decoding(step, lambda: sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values)))
+
+
+@torch.no_grad()
+def race(makers: dict[str, Callable[[], Decoding]], repeats: int) -> dict[str, tuple[float, int]]:
+    """The median of `repeats` steps of each, in turns.  -> (seconds, bytes of the cache)."""
+    models = {name: make() for name, make in makers.items()}
+    laps: dict[str, list[float]] = {name: [] for name in models}
+    for lap in range(repeats + 2):
+        for name, model in models.items():
+            began = time.perf_counter()
+            model.step()
+            if lap > 1:
+                laps[name].append(time.perf_counter() - began)
+    return {name: (statistics.median(laps[name]), model.nbytes()) for name, model in models.items()}
+
+
+def size_table() -> Table:
+    """Ours with the room that it reserves, full attention's without any."""
+    made = Table("cache", *(f"{n:,} steps" for n in SIZES), title=f"bytes per step of context, of full attention's; float32, window {WINDOW}")
+    for name, ratio in (("5:1", 6), ("7:1", 8)):
+        config = every(ratio)
+        full = 4 * config.layers * config.full.kv_heads * (config.full.qk_dim + config.full.v_dim)
+        cells = []
+        for n in SIZES:
+            own = cache_bytes(config, n) / n
+            cells.append(f"{own:,.0f} of {full:,} (1/{full / own:.1f})")
+        made.add_row(f"{name}, {config.layers} layers", *cells)
+    return made
+
+
+def step_table(lengths: list[int], repeats: int) -> Table:
+    """One step after so many: ours with one full layer in eight, and what `transformers` makes of the same sizes."""
+    hybrid, whole = every(8), every(1)
+    names = {"solfa 7:1": lambda n: ours(n, hybrid)}
+    if find_spec("transformers"):
+        names |= {
+            "transformers full": lambda n: theirs(n, whole),
+            "transformers full, static cache": lambda n: theirs(n, whole, static=True),
+            "transformers 7:1": lambda n: theirs(n, hybrid),
+        }
+    made = Table("milliseconds a step (MiB of cache)", *(f"after {n:,}" for n in lengths), title=f"one decoding step, {repeats} in turns, median")
+    found = [race({name: lambda make=make, n=n: make(n) for name, make in names.items()}, repeats) for n in lengths]
+    for name in names:
+        cells = []
+        for figures in found:
+            seconds, size = figures[name]
+            ratio = seconds / figures["solfa 7:1"][0]
+            cells.append(f"{1000 * seconds:.1f} ({size / 2**20:.1f})" + (f", solfa {ratio:.1f} x as fast" if name != "solfa 7:1" else ""))
+        made.add_row(name, *cells)
+    return made
+
+
+@dataclasses.dataclass
+class Writing:
+    """What writing took, of one number of drafts at one temperature."""
+
+    drafts: int
+    temperature: float
+    ids: list[list[int]] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    rounds: int = 0
+    accepted: int = 0  # ids that rounds of drafting wrote, the first of each not drafted
+
+    @property
+    def speed(self) -> float:
+        return sum(map(len, self.ids)) / self.seconds
+
+    @property
+    def length(self) -> float:
+        """Acceptance length: ids in a round."""
+        return self.accepted / max(self.rounds, 1)
+
+    def add(self, model: TextModel, prompt: torch.Tensor, steps: int, seed: int) -> None:
+        sampling = SamplingConfig(self.temperature, 0, 1.0)
+        began = time.perf_counter()
+        rounds = [
+            found[0]
+            for found in generate_text(
+                model, [prompt], steps=steps, drafts=self.drafts, sampling=sampling,
+                generator=torch.Generator().manual_seed(seed),
+            )
+        ]  # fmt: skip
+        self.seconds += time.perf_counter() - began
+        self.ids.append(torch.cat(rounds).tolist())
+        self.rounds += len(rounds) - 1
+        self.accepted += sum(map(len, rounds[1:]))
+
+
+def write(model: TextModel, prompts: list[torch.Tensor], steps: int, temperatures: list[float]) -> list[Writing]:
+    """Go on after each prompt with every number of drafts, in turns."""
+    found = [Writing(k, t) for t in temperatures for k in range(len(model.mtp) + 1)]
+    for writing in found:
+        Writing(writing.drafts, writing.temperature).add(model, prompts[0], 8, 0)
+    for i, prompt in enumerate(prompts):
+        for writing in found:
+            writing.add(model, prompt, steps, i)
+    return found
+
+
+def write_table(found: list[Writing]) -> Table:
+    made = Table("temperature", "drafts", "ids/s", "speed-up", "acceptance length", "same ids", title="writing text, in turns")
+    for w in found:
+        plain = next(p for p in found if p.temperature == w.temperature and p.drafts == 0)
+        same = sum(a == b for a, b in zip(w.ids, plain.ids, strict=True))
+        made.add_row(
+            f"{w.temperature:g}", str(w.drafts), f"{w.speed:.0f}", f"{w.speed / plain.speed:.2f} x", f"{w.length:.2f}",
+            f"{same} of {len(w.ids)} texts, {sum(map(len, w.ids)):,} ids" if w.temperature == 0 else "-",
+        )  # fmt: skip
+    return made
+
+
+def prompts_of(path: Path, model: TextModel, count: int) -> list[torch.Tensor]:
+    """The beginnings of lines spread over a text file, as bytes after `bos`."""
+    try:
+        lines = [line for line in path.read_bytes().splitlines() if len(line) > PROMPT]
+    except OSError:
+        raise UserError(f"{path} cannot be read") from None
+    if len(lines) < count:
+        raise UserError(f"{path} has {len(lines)} lines of more than {PROMPT} bytes, and {count} are wanted")
+    if model.config.vocab_size < BYTES or model.config.bos is None:
+        raise UserError("the model does not read bytes, as those of `solfa train omni` do")
+    return [torch.tensor([model.config.bos, *line[:PROMPT]]) for line in lines[:: len(lines) // count][:count]]
+
+
+def bench(
+    model: Annotated[str | None, typer.Option(help="A model of text with blocks of multi-token prediction, to write with.", show_default=False)] = None,
+    text: Annotated[Path | None, typer.Option(help="A text file whose lines it goes on from.", show_default=False)] = None,
+    lengths: Annotated[str, typer.Option(help="Steps before the measured one, with commas between.")] = "1024,4096,16384,32768",
+    repeats: Annotated[int, typer.Option(min=1, help="Steps of each model, of which the median counts.")] = 7,
+    temperatures: Annotated[str, typer.Option(help="With commas between; 0 is greedy.")] = "0,0.5,0.8,1",
+    prompts: Annotated[int, typer.Option(min=1, help="Texts to write.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Ids of each text.")] = 200,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
+) -> None:
+    """Print the cache's size beside full attention's, the time of a decoding step beside transformers', and, with --model and
+    --text, how much faster drafts make a model write.
+
+    Example: solfa bench decode --threads 1 --model runs/omni/checkpoint --text texts/lines.txt
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    console = Console(width=max(150, Console().width))
+    console.print(size_table())
+    if lengths:
+        console.print(step_table(numbers(lengths, int), repeats))
+        if not find_spec("transformers"):
+            print("left out: models of transformers: run pip install 'solfa[codecs]'")
+    if (model is None) != (text is None):
+        raise UserError("--model and --text go together")
+    if model is not None and text is not None:
+        loaded = TextModel.from_pretrained(model)
+        found = write(loaded, prompts_of(text, loaded, prompts), steps, numbers(temperatures, float))
+        console.print(write_table(found))
+
+
+def numbers(words: str, kind: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [kind(word) for word in words.split(",")]
+    except ValueError:
+        raise UserError(f"{words!r} should be numbers with commas between") from None

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from solfa.errors import UserError
-from solfa.omni.cache import Turn, cache_bytes
+from solfa.omni.cache import Turn, cache_bytes, cache_parts
 from solfa.omni.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.packing import BYTES
 from solfa.omni.sampling import SamplingConfig
@@ -107,7 +107,7 @@ def size_table() -> Table:
     made = Table("cache", *(f"{n:,} steps" for n in SIZES), title=f"bytes per step of context, of full attention's; float32, window {WINDOW}")
     for name, ratio in (("5:1", 6), ("7:1", 8)):
         config = every(ratio)
-        full = 4 * config.layers * config.full.kv_heads * (config.full.qk_dim + config.full.v_dim)
+        full = config.layers * cache_parts(config)[1] // len(config.full_layers)
         cells = []
         for n in SIZES:
             own = cache_bytes(config, n) / n

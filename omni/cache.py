@@ -225,13 +225,22 @@ class DecoderCache:
         return sum(t.numel() * t.element_size() for t in stores)
 
 
+def cache_parts(config: "DecoderConfig", dtype: torch.dtype = torch.float32, slack: int = 0) -> tuple[int, int]:
+    """Bytes that the sliding layers take, however long the sequence, and those that a step takes in the full ones; per row."""
+    fixed = growing = 0
+    for i in range(config.layers):
+        a = config.attention_of(i)
+        step = a.kv_heads * (a.qk_dim + a.v_dim) * dtype.itemsize
+        if a.window is None:
+            growing += step
+        else:
+            fixed += step * (a.window + slack)
+    return fixed, growing
+
+
 def cache_bytes(
     config: "DecoderConfig", steps: int, batch: int = 1, dtype: torch.dtype = torch.float32, slack: int = 0
 ) -> int:
     """What `DecoderCache.nbytes` is after so many steps."""
-    total = 0
-    for i in range(config.layers):
-        a = config.attention_of(i)
-        room = capacity(steps) if a.window is None else a.window + slack
-        total += a.kv_heads * (a.qk_dim + a.v_dim) * room
-    return total * batch * dtype.itemsize
+    fixed, growing = cache_parts(config, dtype, slack)
+    return batch * (fixed + growing * capacity(steps))

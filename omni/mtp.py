@@ -83,7 +83,7 @@ class Drafter:
             raise ValueError(f"{drafts} drafts are to be made by {len(mtp)} blocks of multi-token prediction")
         self.blocks = [cast(MTPBlock, block) for block in mtp][:drafts]
         self.caches = [block.decoder.new_cache(slack=2 * drafts) for block in self.blocks]
-        self.tails: list[Tensor] = []  # (B, 1, D) of each block: its state at its last certain step
+        self.tails: list[Tensor] = []  # (B, 1, D) of each block: what it holds at its last certain step
         self.past: Tensor | None = None  # (B,) certain steps before this round
 
     def draft(
@@ -103,19 +103,19 @@ class Drafter:
             self.tails = [states.new_zeros(batch, 1, dim) for _ in self.blocks]
         inputs = torch.cat([inputs, inputs.new_zeros(batch, len(self.blocks), dim)], dim=1)
         rows, alive, last = torch.arange(batch, device=states.device), counts > 0, (counts - 1).clamp(min=0)
-        found = []
+        tails, found = [], []
         for k, (block, cache) in enumerate(zip(self.blocks, self.caches, strict=True)):
             if k:
                 states = torch.cat([self.tails[k - 1], states], dim=1)
-                self.tails[k - 1] = torch.where(alive[:, None, None], tail, self.tails[k - 1])
             place = torch.arange(n + k, device=states.device)
             step = past[:, None] - k + place  # before the first certain step there is nothing
             mask = (step >= 0) & (place < counts[:, None] + k) & alive[:, None]
             states = block(states, inputs[:, : n + k], cache, mask)
             cache.rollback((past + counts - k).clamp(min=0))
-            tail = states[rows, last][:, None]
+            tails.append(torch.where(alive[:, None, None], states[rows, last][:, None], self.tails[k]))
             draft, drafted = write(states[rows, last + k])
             found.append(draft)
             inputs[rows, last + 1 + k] = drafted
+        self.tails = tails
         self.past = past + counts
         return found

@@ -22,6 +22,7 @@ def info() -> None:
         ("device", device_line()),
         *(("checkpoint", checkpoint_line(name)) for name in checkpoints.bundled() or ["none bundled"]),
         *codec_lines(),
+        *cache_lines(),
         *(("extra", extra_line(extra, distributions)) for extra, distributions in extras().items()),
     ]
     shown = ""
@@ -69,6 +70,25 @@ def codec_lines() -> list[tuple[str, str]]:
         ("codec", f"kbps: {rates}"),
         ("codec", f"algorithmic latency: {latency}"),
     ]
+
+
+def cache_lines() -> list[tuple[str, str]]:
+    """What the default speaker's decoder keeps of what it has read and written; nothing when there is no speaker."""
+    from solfa import recipe
+    from solfa.omni.cache import cache_parts
+    from solfa.tts.model import TTSConfig
+    from solfa.tts.speak import KIND
+
+    try:
+        folder = checkpoints.resolve(None, KIND)
+        values = checkpoints.read_config(folder, KIND)
+    except UserError as e:
+        return [("cache", str(e))]
+    decoder = recipe.build(TTSConfig, values, str(folder / "config.json")).decoder
+    fixed, growing = cache_parts(decoder)
+    sliding = decoder.layers - len(decoder.full_layers)
+    return [("cache", f"{folder.name}: {fixed / 2**10:.0f} KiB for {sliding} sliding layers, {growing:,} bytes a step for "
+             f"{len(decoder.full_layers)} full ones")]  # fmt: skip
 
 
 def extra_line(extra: str, distributions: list[str]) -> str:

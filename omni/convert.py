@@ -22,7 +22,7 @@ from torch import Tensor
 from solfa import checkpoints, recipe
 from solfa.atomic import ASIDE, make_folder, remove_folders
 from solfa.errors import UserError
-from solfa.omni.families import FAMILIES, family_of
+from solfa.omni.families import FAMILIES, MIMO_MTP, family_of
 from solfa.omni.text import KIND, TextConfig, TextModel
 
 SHARD_BYTES = 4 << 30
@@ -31,8 +31,8 @@ CARRIED = (
     "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
 SCALE = "_scale_inv"  # after the name of a float8 weight: its scales, block by block
-# of their checkpoints: rotary tables are computed, and multi-token prediction is no part of the model that we load
-PASSED_OVER = re.compile(r"rotary_emb\.|^model\.mtp\.")
+MTP_FILE = "model_mtp.safetensors"  # which the index may not list
+PASSED_OVER = re.compile(r"rotary_emb\.")  # of their checkpoints: these tables are computed
 
 
 class Weights:
@@ -54,7 +54,8 @@ class Weights:
             raise UserError(
                 f"{folder} has neither model.safetensors nor its index; other kinds of weights are not read"
             )
-        for name in {single.name} if places is None else set(places.values()):
+        extra = {MTP_FILE} if (folder / MTP_FILE).is_file() else set()
+        for name in extra | ({single.name} if places is None else set(places.values())):
             try:
                 self.files[name] = safe_open(folder / name, "pt")
             except (SafetensorError, OSError) as e:
@@ -93,7 +94,10 @@ def import_model(source: Path, out: Path) -> str:
         raise UserError(f"{path} has no {e.args[0]}") from None
     except (ValueError, TypeError) as e:
         raise UserError(f"{path} does not make a model: {e}") from None
-    weights, rules = Weights(source, tuple(packing["weight_block_size"])), list(family.rules(config))
+    weights = Weights(source, tuple(packing["weight_block_size"]))
+    if name == "mimo_v2_flash":  # of which its config.json says nothing
+        config = dataclasses.replace(config, mtp=sum(key.startswith(MIMO_MTP) and key.endswith(".eh_proj.weight") for key in weights.place))
+    rules = list(family.rules(config))
     known = {key for rule in rules for key in rule.theirs} | ({"lm_head.weight"} if config.tied else set())
     known |= {key + SCALE for key in known}
     strange = sorted(key for key in weights.place.keys() - known if not PASSED_OVER.search(key))

@@ -76,15 +76,19 @@ def _common(config: TextConfig, ffn_norm: str) -> Iterator[Rule]:
     if not config.tied:
         yield Rule("head.weight", ("lm_head.weight",))
     for i in range(config.decoder.layers):
-        c, ours, theirs = config.decoder.attention_of(i), f"decoder.layers.{i}", f"model.layers.{i}"
-        yield Rule(f"{ours}.attention_norm.weight", (f"{theirs}.input_layernorm.weight",))
-        yield Rule(f"{ours}.ffn_norm.weight", (f"{theirs}.{ffn_norm}.weight",))
-        sizes = (c.heads * c.qk_dim, c.kv_heads * c.qk_dim, c.kv_heads * c.v_dim)
-        for kind in ("weight", "bias") if c.qkv_bias else ("weight",):
-            projections = tuple(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
-            yield Rule(f"{ours}.attention.qkv.{kind}", projections, **_rows(*sizes))
-        for kind in ("weight", "bias") if c.out_bias else ("weight",):
-            yield Rule(f"{ours}.attention.out.{kind}", (f"{theirs}.self_attn.o_proj.{kind}",))
+        yield from _layer(config.decoder.attention_of(i), f"decoder.layers.{i}", f"model.layers.{i}", ffn_norm)
+
+
+def _layer(c: AttentionConfig, ours: str, theirs: str, ffn_norm: str) -> Iterator[Rule]:
+    """Norms and attention of a layer, but for sinks."""
+    yield Rule(f"{ours}.attention_norm.weight", (f"{theirs}.input_layernorm.weight",))
+    yield Rule(f"{ours}.ffn_norm.weight", (f"{theirs}.{ffn_norm}.weight",))
+    sizes = (c.heads * c.qk_dim, c.kv_heads * c.qk_dim, c.kv_heads * c.v_dim)
+    for kind in ("weight", "bias") if c.qkv_bias else ("weight",):
+        projections = tuple(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
+        yield Rule(f"{ours}.attention.qkv.{kind}", projections, **_rows(*sizes))
+    for kind in ("weight", "bias") if c.out_bias else ("weight",):
+        yield Rule(f"{ours}.attention.out.{kind}", (f"{theirs}.self_attn.o_proj.{kind}",))
 
 
 def _dense(ours: str, theirs: str, width: int) -> Iterator[Rule]:
@@ -189,6 +193,8 @@ def _demand_attention(family: str, d: DecoderConfig, *may_differ: str, **fixed: 
 
 
 # --- MiMo-V2-Flash
+
+MIMO_MTP = "model.mtp.layers"
 
 
 def _read_mimo(c: Values) -> TextConfig:
@@ -333,6 +339,16 @@ def _mimo_rules(config: TextConfig) -> Iterator[Rule]:
             lambda whole: list(whole.unflatten(1, (2, -1)).flatten(0, 1)),
         )
         yield Rule(f"{ours}.ffn.down", tuple(f"{e}.down_proj.weight" for e in experts), torch.stack, list)
+    for k in range(config.mtp):  # as in the file model_mtp.safetensors of their release, which transformers passes over
+        ours, theirs = f"mtp.{k}", f"{MIMO_MTP}.{k}"
+        names = {"input_norm": "enorm", "state_norm": "hnorm", "join": "eh_proj", "decoder.norm": "final_layernorm"}
+        for own, other in names.items():
+            yield Rule(f"{ours}.{own}.weight", (f"{theirs}.{other}.weight",))
+        ours = f"{ours}.decoder.layers.0"
+        yield from _layer(d.sliding, ours, theirs, "pre_mlp_layernorm")
+        yield from _dense(ours, theirs, d.ffn_dim)
+        if d.sliding.sink:
+            yield Rule(f"{ours}.attention.sink", (f"{theirs}.self_attn.attention_sink_bias",))
 
 
 # --- gpt-oss

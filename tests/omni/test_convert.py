@@ -396,3 +396,29 @@ def test_nothing_is_overwritten(small, tmp_path):
         convert(small, tmp_path / "ours")
     with pytest.raises(UserError, match="exists already"):
         convert(small, small)
+
+
+def test_multi_token_prediction_has_the_release_s_names(tmp_path):
+    """Blocks travel in a file that the index does not list, and transformers loads the rest."""
+    build(DESIGNS["dense"], tmp_path / "theirs")
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    plain = TextModel.from_pretrained(tmp_path / "ours")
+    model = TextModel(dataclasses.replace(plain.config, mtp=2))
+    model.load_state_dict(plain.state_dict(), strict=False)
+    model.save_pretrained(tmp_path / "with")
+    convert(tmp_path / "with", tmp_path / "back")
+    ids = torch.randint(0, 60, (1, 20))
+    found = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "back", attn_implementation="eager")
+    torch.testing.assert_close(found(ids, use_cache=False).logits, model(ids), atol=1e-4, rtol=0)
+    file = tmp_path / "back" / "model.safetensors"
+    everything = load_file(file)
+    blocks = {k: v for k, v in everything.items() if k.startswith("model.mtp.layers.")}
+    names = {k.removeprefix("model.mtp.layers.1.") for k in blocks if ".layers.1." in k}
+    assert {"enorm.weight", "hnorm.weight", "eh_proj.weight", "final_layernorm.weight", "pre_mlp_layernorm.weight"} < names
+    save_file({k: v for k, v in everything.items() if k not in blocks}, file)
+    save_file(blocks, tmp_path / "back" / "model_mtp.safetensors")
+    convert(tmp_path / "back", tmp_path / "again")
+    again = TextModel.from_pretrained(tmp_path / "again")
+    assert again.config.mtp == 2
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name

@@ -54,8 +54,8 @@ def trained(config: DecoderConfig, steps: int, rows: int = 8, say=lambda step, l
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(ids)[:, :-1].float()
         losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        asked = losses[:, -2 * FACTS :: 2]
-        loss = 0.2 * losses[:, : -2 * FACTS].mean() + asked.mean()
+        asked = losses[:, LENGTH - 2 * FACTS :: 2]
+        loss = 0.2 * losses[:, : LENGTH - 2 * FACTS].mean() + asked.mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -102,9 +102,12 @@ class RingCache:
             return
         kept = min(turn.n, self.size)
         end = turn.past + turn.n
-        slots = torch.arange(end - kept, end, device=k.device) % self.size
-        self.keys.index_copy_(2, slots, k[:, :, turn.n - kept :])
-        self.values.index_copy_(2, slots, v[:, :, turn.n - kept :])
+        slot = (end - kept) % self.size
+        ahead = min(kept, self.size - slot)  # before the ring's end; what is left begins it again
+        for store, new in ((self.keys, k[:, :, turn.n - kept :]), (self.values, v[:, :, turn.n - kept :])):
+            store[:, :, slot : slot + ahead] = new[:, :, :ahead]
+            if ahead < kept:
+                store[:, :, : kept - ahead] = new[:, :, ahead:]
 
 
 class GrowingCache:
@@ -192,7 +195,13 @@ class DecoderCache:
 
         Raises: ValueError for more steps than `slack`, counted from the most that a row has ever held.
         """
+        if isinstance(lengths, Tensor) and bool((lengths == lengths[0]).all()):
+            lengths = int(lengths[0])
         now = self.length if self.lengths is None else self.lengths
+        if isinstance(lengths, int) and isinstance(now, int) and isinstance(self._most, int):  # as it mostly is, so cheaply
+            if self._most - self.slack <= lengths <= now:
+                self.length = lengths
+                return
         if bool((torch.as_tensor(lengths) > torch.as_tensor(now)).any()):
             raise ValueError(f"a cache of {now} steps cannot be rolled back to {lengths}")
         taken = int((torch.as_tensor(self._most) - torch.as_tensor(lengths)).max())

@@ -44,7 +44,7 @@ def generate_text(
     rows = torch.arange(batch, device=device)
     cache = model.decoder.new_cache(slack=drafts)
     drafter = Drafter(model.mtp, drafts) if drafts else None
-    ends = torch.tensor(model.config.eos, dtype=torch.int64, device=device)
+    ends = set(model.config.eos)
 
     def write(state: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         guess = probabilities(model.logits(state), sampling)
@@ -59,16 +59,16 @@ def generate_text(
     last = draw(probabilities(model.logits(states[rows, counts - 1]), sampling), generator)
     news = torch.cat([ids[:, 1:], last[:, None]], dim=1)  # what followed each step that is certain
     news[rows, counts - 1] = last
-    found, left = [last[i : i + 1] for i in range(batch)], torch.full((batch,), steps, device=device)
+    found, left = last[:, None].tolist(), [steps] * batch
     while True:
         for i, new in enumerate(found):
-            end = torch.isin(new, ends).nonzero()
-            found[i] = new[: min(int(left[i]), int(end[0]) + 1 if len(end) else len(new))]
-            left[i] = 0 if len(end) else left[i] - len(found[i])
-        yield found
-        alive = left > 0
-        if not alive.any():
+            end = next((j + 1 for j, word in enumerate(new) if word in ends), None)
+            found[i] = new[: min(left[i], len(new) if end is None else end)]
+            left[i] = 0 if end is not None else left[i] - len(found[i])
+        yield [torch.tensor(new, dtype=torch.int64) for new in found]
+        if not any(left):
             return
+        alive = torch.tensor([n > 0 for n in left], device=device)
         counts = counts * alive
         fed, guesses = last[:, None], None
         if drafter is not None:
@@ -76,7 +76,7 @@ def generate_text(
             fed = torch.stack([last, *(drafted for drafted, _ in made)], dim=1)
             guesses = torch.stack([guess for _, guess in made], dim=1)
         past = cache.length if cache.lengths is None else cache.lengths
-        states = model.decoder(model.inputs(fed), cache=cache, mask=None if alive.all() else alive[:, None].expand_as(fed))
+        states = model.decoder(model.inputs(fed), cache=cache, mask=None if all(left) else alive[:, None].expand_as(fed))
         probs = probabilities(model.logits(states), sampling)
         accepted, last = verify(probs, fed[:, 1:], guesses, generator)
         counts = (accepted + 1) * alive
@@ -85,7 +85,7 @@ def generate_text(
         most = max(int(counts.max()), 1)
         states, news = states[:, :most], torch.cat([fed[:, 1:], last[:, None]], dim=1)[:, :most]
         news[rows, accepted.clamp(max=most - 1)] = last
-        found = [row[:n] for row, n in zip(news, counts.tolist(), strict=True)]
+        found = [row[:n] for row, n in zip(news.tolist(), counts.tolist(), strict=True)]
 
 
 def verify(

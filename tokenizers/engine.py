@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -35,10 +35,11 @@ SHARD_ROWS = 4096
 WINDOW_SECONDS = 960.0  # of audio in a window, once a shard has begun with smaller ones
 LONG_SECONDS = 120.0  # a longer clip is encoded as it is decoded, and never in memory as a whole
 WHOLE_SECONDS = 3600.0  # unless the codec cannot stream: then a clip longer than this is refused
-CHUNK_SECONDS = 30.0  # of a long clip, encoded at once
+PART_SECONDS = 120.0  # of a long clip, encoded at once
+LONG_AT_ONCE = 2  # long clips: the next is read while the codecs have the last of one
 AHEAD = 8  # clips per worker that are being decoded, or wait for an earlier one
 DIGEST = "audio_sha1"  # the column that `dedupe` adds
-MOST_WINDOWS = 32  # on their way at once: behind a long clip their codes wait
+MOST_WINDOWS = 64  # on their way at once: behind a long clip their codes wait
 NOTHING: Samples = np.zeros(0, np.float32)
 S = TypeVar("S")
 T = TypeVar("T")
@@ -200,8 +201,9 @@ class Engine:
 
     def __init__(self, codecs: Sequence[Codec], books: int, plan: Plan, seen: dict[str, str] | None = None):
         self.plan, self.books, self.sample_rate = plan, books, codecs[0].sample_rate
-        self.streams = can_stream(codecs[0], books)
-        most = math.inf if self.streams else WHOLE_SECONDS
+        self.hop, self.reach = codecs[0].hop, codecs[0].reach
+        self.delay = codecs[0].encoder_delay if self.reach else 0
+        most = math.inf if self.reach else WHOLE_SECONDS
         self.limits = replace(plan.limits, max_seconds=min(plan.limits.max_seconds, most))
         on_cpu = codecs[0].device.type == "cpu"
         self._threads, self._replicas = torch.get_num_threads(), len(codecs)
@@ -219,6 +221,7 @@ class Engine:
             self._free.put(codec)
         self._decoders = ThreadPoolExecutor(plan.workers, "decode")
         self._encoders = ThreadPoolExecutor(self._encoders_count, "encode")
+        self._dividers = ThreadPoolExecutor(LONG_AT_ONCE, "divide")
 
     def __enter__(self) -> "Engine":
         torch.set_num_threads(max(1, self._threads // self._encoders_count))
@@ -227,6 +230,7 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._decoders.shutdown(cancel_futures=True)
+        self._dividers.shutdown(cancel_futures=True)
         self._encoders.shutdown(cancel_futures=True)
         torch.set_num_threads(self._threads)
 
@@ -274,7 +278,7 @@ class Engine:
         decoded = {i: item for i, item in enumerate(items) if isinstance(item, Decoded)}
         lengths = {i: len(item.samples) for i, item in decoded.items() if item.audio}
         for i in decoded.keys() - lengths.keys():
-            futures[self._submit(self._encoders, self._encode_long, decoded[i])] = [i]
+            futures[self._submit(self._dividers, self._encode_long, decoded[i])] = [i]
         for batch in reversed(length_batches(lengths, self._batch)):
             futures[self._submit(self._encoders, self._encode_batch, [decoded[i] for i in batch])] = batch
         return Batches(items, ends_shard, futures)
@@ -316,7 +320,7 @@ class Engine:
             for part in reader:
                 parts.append(part)
                 self.limits.check_long(reader)
-                if self.streams and reader.source_seconds > LONG_SECONDS:
+                if self.reach and reader.source_seconds > LONG_SECONDS:
                     break
             else:
                 self.limits.check(reader)
@@ -340,26 +344,35 @@ class Engine:
         return done
 
     def _encode_long(self, item: Decoded) -> list[Encoded | Reject]:
-        """The next chunk is decoded while the codec works on one."""
-        reader = item.rest
-        chunks = rechunked(itertools.chain([item.samples], reader), round(CHUNK_SECONDS * self.sample_rate))
+        """Its parts go to the codecs as they are decoded, a few at a time, each with as much of the past as its codes depend on."""
+        assert self.reach is not None
+        parts: list[Future[NDArray[np.int64]]] = []
+        part = self.reach * math.ceil(PART_SECONDS * self.sample_rate / self.hop / self.reach)  # frames
+        begin = first = 0  # frames where the samples at hand and the next part begin
+        have = item.samples
         self._let_go(item)
-        codes: list[NDArray[np.int64]] = []
-        with self._a_codec() as codec, ThreadPoolExecutor(1, "decode") as ahead:
-            encoder = codec.stream_encoder(self.books)
-            coming = ahead.submit(next, chunks, NOTHING)
-            try:
-                while len(chunk := coming.result()) and not self._stop.is_set():
-                    coming = ahead.submit(next, chunks, NOTHING)
-                    self.limits.check_long(reader)
-                    with self._working():
-                        codes.append(encoder.push(chunk).cpu().numpy())
-                self.limits.check(reader)
-            except UserError as e:
-                return [rejected(item.clip, e)]
-            with self._working():
-                codes.append(encoder.finish().cpu().numpy())
-        return [Encoded(item.clip, source_of(reader), np.concatenate(codes, axis=1))]
+        try:
+            for block in item.rest:
+                self.limits.check_long(item.rest)
+                have = np.concatenate([have, block])
+                while len(have) > (first + part - begin) * self.hop + self.delay and not self._stop.is_set():
+                    first += part
+                    sound = have[: (first - begin) * self.hop + self.delay]
+                    parts.append(self._encoders.submit(self._encode_part, sound, begin, first - part - begin, False))
+                    have = have[(first - self.reach - begin) * self.hop :]
+                    begin = first - self.reach
+                    wait(parts[: -self._encoders_count - 1])
+            self.limits.check(item.rest)
+        except UserError as e:
+            for future in parts:
+                future.cancel()
+            return [rejected(item.clip, e)]
+        parts.append(self._encoders.submit(self._encode_part, have, begin, first - begin, True))
+        return [Encoded(item.clip, source_of(item.rest), np.concatenate([future.result() for future in parts], axis=1))]
+
+    def _encode_part(self, samples: Samples, begin: int, skip: int, ended: bool) -> NDArray[np.int64]:
+        with self._a_codec() as codec, self._working():
+            return codec.encode_part(torch.from_numpy(samples), self.books, begin, ended).cpu().numpy()[:, skip:]
 
     @contextmanager
     def _a_codec(self) -> Iterator[Codec]:
@@ -413,28 +426,6 @@ def encode_batch(codec: Codec, waves: Sequence[Samples], books: int) -> list[NDA
         row[: len(wave)] = torch.from_numpy(wave)
     codes = codec.encode(padded, codec.sample_rate, lengths=lengths, books=books).cpu().numpy()
     return [c[:, : -(-len(wave) // codec.hop)] for c, wave in zip(codes, waves, strict=True)]
-
-
-def rechunked(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
-    """The same samples in chunks of `size`, the last of which may be smaller."""
-    parts: list[Samples] = []
-    have = 0
-    for block in blocks:
-        while have + len(block) >= size:
-            yield np.concatenate([*parts, block[: size - have]])
-            block, parts, have = block[size - have :], [], 0
-        parts.append(block)
-        have += len(block)
-    if have:
-        yield np.concatenate(parts)
-
-
-def can_stream(codec: Codec, books: int) -> bool:
-    try:
-        codec.stream_encoder(books)
-    except UserError:
-        return False
-    return True
 
 
 def source_of(reader: AudioReader) -> Source:

@@ -170,7 +170,7 @@ def test_long_files_give_the_codes_of_one_piece(
     clips = long_and_short(tmp_path)
     whole = list(engine.encode_corpus(tiny_codec, clips, 4))
     monkeypatch.setattr(engine, "LONG_SECONDS", 2.0)
-    monkeypatch.setattr(engine, "CHUNK_SECONDS", 1.3)
+    monkeypatch.setattr(engine, "PART_SECONDS", 1.3)
     monkeypatch.setattr(audio_io, "BLOCK", 10_000)
     monkeypatch.setattr(engine, "encode_batch", lengths_below(round(2.6 * 24_000)))
     pieces = list(engine.encode_corpus(tiny_codec, clips, 4))
@@ -211,7 +211,7 @@ def test_a_codec_that_cannot_stream_takes_long_files_whole(
     clips = long_and_short(tmp_path)
     whole = list(engine.encode_corpus(tiny_codec, clips, 4))
     monkeypatch.setattr(engine, "LONG_SECONDS", 2.0)
-    monkeypatch.setattr(engine, "can_stream", lambda codec, books: False)
+    monkeypatch.setattr(type(tiny_codec), "reach", None)
     for one, other in zip(whole, engine.encode_corpus(tiny_codec, clips, 4), strict=True):
         assert isinstance(one, engine.Encoded) and isinstance(other, engine.Encoded)
         assert np.array_equal(one.codes, other.codes)
@@ -292,15 +292,16 @@ def test_others_go_on_beside_a_long_file(
         encoded.release(len(waves))
         return codes
 
-    def late(encoder: Any, samples: Any) -> Any:
+    kind = type(tiny_codec)
+    encode_part = kind.encode_part
+
+    def late(codec: AudioTokenizer, *words: Any) -> Any:
         for _ in range(50):
             assert encoded.acquire(timeout=60), "nobody goes on"
         encoded.release(50)
-        return type(encoder).pushed(encoder, samples)
+        return encode_part(codec, *words)
 
-    kind = type(tiny_codec.stream_encoder(4))
-    monkeypatch.setattr(kind, "pushed", kind.push, raising=False)
-    monkeypatch.setattr(kind, "push", late)
+    monkeypatch.setattr(kind, "encode_part", late)
     monkeypatch.setattr(engine, "encode_batch", counted)
     monkeypatch.setattr(engine, "LONG_SECONDS", 2.0)
     monkeypatch.setattr(engine, "WINDOW_SECONDS", 4.0)

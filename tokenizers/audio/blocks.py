@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from solfa.tokenizers.audio.streaming import WHOLE, Stream
 
-
 LONGEST_SUM = 768
 FEWEST_ROWS = 32  # in a thread's share
 

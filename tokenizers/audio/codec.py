@@ -52,6 +52,26 @@ class Codec(nn.Module):
         """int64 (B, k, frames) of the first k books, all valid -> float32 (B, frames * hop)."""
 
     @property
+    def reach(self) -> int | None:
+        """Frames before a frame that decide its codes; None for a codec that cannot encode a long sound in parts."""
+        return None
+
+    @property
+    def encoder_delay(self) -> int:
+        """Samples past the end of a frame that its codes wait for."""
+        raise NotImplementedError
+
+    def encode_part(self, x: Tensor, books: int, start: int, ended: bool) -> Tensor:
+        """A part of a longer sound, where `reach` is not None -> int64 (books, frames), those that are known.
+
+        Args:
+            x: (n,) at the codec's rate, from frame `start` on, a multiple of `reach`; the codes of the first `reach` frames
+                are right only at the beginning of the sound.
+            ended: whether the sound ends here.  Otherwise `encoder_delay` samples after a frame are needed.
+        """
+        raise NotImplementedError
+
+    @property
     def device(self) -> torch.device:
         return next(iter([*self.parameters(), *self.buffers()])).device
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from solfa import checkpoints, recipe
 from solfa.tokenizers.audio import foreign
-from solfa.tokenizers.audio.blocks import Chain, ConvBlock, Correction, Linear, TransformerBlock
+from solfa.tokenizers.audio.blocks import Chain, ConvBlock, Correction, Linear, TransformerBlock, WindowedAttention
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.features import (
     MEAN_F0,
@@ -69,7 +69,7 @@ class AudioTokenizerConfig:
     wave_books: int = 48  # beyond `books`, for the waveform itself: 12 kbps
     wave_values: int = 8  # coefficients that one of them codes
     wave_step: int = 320  # samples per step of their transform: 13 ms
-    wave_refine: int = 0  # width of the network that refines what they say
+    wave_refine: int = 24  # width of the network that refines what they say
     wave_from: int = 8  # fewer of them sound worse than none, and are passed over
 
     @property
@@ -259,6 +259,18 @@ class AudioTokenizer(Codec):
 
     def stream_decoder(self) -> StreamDecoder:
         return StreamDecoder(self)
+
+    @property
+    def reach(self) -> int:
+        """One window more than attention sees, for the convolutions and the features."""
+        return (self.config.encoder_layers + 1) * self.config.window
+
+    @torch.inference_mode()
+    def encode_part(self, x: Tensor, books: int, start: int, ended: bool) -> Tensor:
+        encoder = StreamEncoder(self, self.check_books(books), self.sample_rate)
+        times = {(layer, "time"): start for layer in self.encoder.modules() if isinstance(layer, WindowedAttention)}
+        encoder.stream.update(times)
+        return encoder.run(x[None], ended)[0]
 
     def encode_piece(self, x: Tensor, books: int, stream: Stream) -> Tensor:
         """(B, frames * hop), at the start of a stream `encoder_delay` more -> int64 (B, books, frames)."""

@@ -214,6 +214,20 @@ def test_long_sounds_in_blocks_give_what_they_give_in_one_piece(
     torch.testing.assert_close(lively_codec.decode(codes), wav, atol=1e-4, rtol=1e-6)
 
 
+@pytest.mark.parametrize("books", [4, 8])
+def test_parts_of_a_long_sound_have_the_codes_of_the_whole(waving_codec: AudioTokenizer, books: int) -> None:
+    codec, frames = waving_codec, 5 * waving_codec.reach
+    x = 0.1 * torch.randn(frames * codec.hop + 321, generator=torch.Generator().manual_seed(3))
+    whole = codec.encode(x, 24_000, books=books)[0]
+    for start in range(0, frames, codec.reach):
+        ended = start + 3 * codec.reach >= frames
+        end = len(x) if ended else (start + 3 * codec.reach) * codec.hop + codec.encoder_delay
+        part = codec.encode_part(x[start * codec.hop : end], books, start, ended)
+        skip = codec.reach if start else 0
+        assert torch.equal(part[:, skip:], whole[:, start + skip : start + part.shape[1]])
+        assert part.shape[1] == (whole.shape[1] - start if ended else 3 * codec.reach)
+
+
 HOUR = """
 import resource, torch
 from solfa.tokenizers.audio.model import AudioTokenizer

@@ -8,7 +8,7 @@ compared runs in turns, so that the rest of the machine's work strikes all of it
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -140,53 +140,52 @@ def step_table(lengths: list[int], repeats: int) -> Table:
 
 @dataclasses.dataclass
 class Writing:
-    """What writing took, of one number of drafts at one temperature."""
+    """What writing with so many drafts at one temperature gave: ids of each text, and the seconds and ids of each round."""
 
     drafts: int
     temperature: float
     ids: list[list[int]] = dataclasses.field(default_factory=list)
-    seconds: float = 0.0
-    rounds: int = 0
-    accepted: int = 0  # ids that rounds of drafting wrote, the first of each not drafted
-
-    @property
-    def speed(self) -> float:
-        return sum(map(len, self.ids)) / self.seconds
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    counts: list[int] = dataclasses.field(default_factory=list)
 
     @property
     def length(self) -> float:
         """Acceptance length: ids in a round."""
-        return self.accepted / max(self.rounds, 1)
+        return statistics.mean(self.counts)
 
-    def add(self, model: TextModel, prompt: torch.Tensor, steps: int, seed: int) -> None:
-        sampling = SamplingConfig(self.temperature, 0, 1.0)
+    @property
+    def speed(self) -> float:
+        """Ids a second; of the rounds' times the median counts, for what else the machine does strikes a few of them hard."""
+        return self.length / statistics.median(self.seconds)
+
+    def rounds(self, model: TextModel, prompt: torch.Tensor, steps: int, seed: int) -> Iterator[None]:
+        """Go on after a prompt, and pause after each round."""
+        rounds = generate_text(
+            model, [prompt], steps=steps, drafts=self.drafts, sampling=SamplingConfig(self.temperature, 0, 1.0),
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        self.ids.append(next(rounds)[0].tolist())  # that one reads the prompt
         began = time.perf_counter()
-        rounds = [
-            found[0]
-            for found in generate_text(
-                model, [prompt], steps=steps, drafts=self.drafts, sampling=sampling,
-                generator=torch.Generator().manual_seed(seed),
-            )
-        ]  # fmt: skip
-        self.seconds += time.perf_counter() - began
-        self.ids.append(torch.cat(rounds).tolist())
-        self.rounds += len(rounds) - 1
-        self.accepted += sum(map(len, rounds[1:]))
+        for found in rounds:
+            self.seconds.append(time.perf_counter() - began)
+            self.counts.append(len(found[0]))
+            self.ids[-1] += found[0].tolist()
+            yield
+            began = time.perf_counter()
 
 
 def write(model: TextModel, prompts: list[torch.Tensor], steps: int, temperatures: list[float]) -> list[Writing]:
-    """Go on after each prompt with every number of drafts, in turns."""
+    """Go on after each prompt with every number of drafts, round by round in turns."""
     found = [Writing(k, t) for t in temperatures for k in range(len(model.mtp) + 1)]
-    for writing in found:
-        Writing(writing.drafts, writing.temperature).add(model, prompts[0], 8, 0)
     for i, prompt in enumerate(prompts):
-        for writing in found:
-            writing.add(model, prompt, steps, i)
+        running = [writing.rounds(model, prompt, steps, i) for writing in found]
+        while running:
+            running = [rounds for rounds in running if next(rounds, "over") != "over"]
     return found
 
 
 def write_table(found: list[Writing]) -> Table:
-    made = Table("temperature", "drafts", "ids/s", "speed-up", "acceptance length", "same ids", title="writing text, in turns")
+    made = Table("temperature", "drafts", "ids/s", "speed-up", "acceptance length", "same ids", title="writing text, in turns, median round")
     for w in found:
         plain = next(p for p in found if p.temperature == w.temperature and p.drafts == 0)
         same = sum(a == b for a, b in zip(w.ids, plain.ids, strict=True))

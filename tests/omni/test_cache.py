@@ -43,7 +43,7 @@ def pad(parts: list[torch.Tensor], left: bool = False) -> tuple[torch.Tensor, to
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @torch.no_grad()
 def test_any_history_equals_the_surviving_steps(name, seed):
     """Random turns of random lengths per row, taken back in part, rows copied and dropped; each output is the whole's."""
@@ -55,7 +55,7 @@ def test_any_history_equals_the_surviving_steps(name, seed):
 
     rows = [torch.zeros(0, 32) for _ in range(3)]
     cache = decoder.new_cache(slack)
-    for _ in range(24):
+    for _ in range(16):
         longest = (1, slack + 1, 7, 20)[below(4)]
         even = below(3) == 0
         counts = [longest if even else below(longest + 1) for _ in rows]
@@ -136,7 +136,7 @@ def test_size_is_what_the_function_says(slack):
 
 
 def test_reserved_room_is_at_most_a_third():
-    for steps in range(256, 100_000, 97):
+    for steps in range(256, 100_000, 997):
         assert steps <= capacity(steps) <= 4 / 3 * steps
 
 

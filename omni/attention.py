@@ -34,13 +34,15 @@ def attention(
         q: (B, H, Tq, d); head h reads the keys of head h // (H / Hkv).
         k: (B, Hkv, Tk, d).
         v: (B, Hkv, Tk, dv); dv may differ from d.
-        mask: bool, broadcastable to (B, 1, Tq, Tk); True where a query may look.  None: everywhere.
+        mask: bool, broadcastable to (B, 1, Tq, Tk); True where a query may look; or its `as_bias`.  None: everywhere.
         causal: instead of a mask, when Tq == Tk and query i sees keys 0..i.
         sink: (H,) or None.
         scale: what q . k is multiplied by; None is d ** -0.5.
 
     Returns: (B, H, Tq, dv).
     """
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(q.dtype)
     # the library's fused kernels know no sink, and on CPUs they read long keys again for each head of a group
     few = q.device.type == "cpu" and q.shape[2] <= FEW_QUERIES and k.shape[2] >= MANY_KEYS
     if sink is None and not few:
@@ -55,11 +57,16 @@ def attention(
         mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         # the mask is small, being shared by all heads, so it is filled and added instead of filling the logits
-        logits = logits + torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, float("-inf"))
+        logits = logits + (as_bias(mask, q.dtype) if mask.dtype == torch.bool else mask)
     if sink is not None:
         logits = torch.cat([logits, sink.to(logits.dtype).view(1, heads, 1, 1).expand(batch, heads, n, 1)], dim=-1)
     weights = logits.softmax(-1)[..., :m]
     return (weights.reshape(batch, kv_heads, -1, m) @ v).view(batch, heads, n, -1)
+
+
+def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to logits: 0 where a bool mask is True, else -inf."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
 def sliding_attention(
@@ -107,7 +114,7 @@ def sliding_attention(
         at = slice(i, i + some)
         seen = mask[:, at]
         logits = (q[:, :, at].flatten(3, 4) @ k[:, :, at]).unflatten(3, (-1, block))
-        bias = torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill_(~seen, float("-inf"))
+        bias = as_bias(seen, q.dtype)
         logits = logits + bias[:, None, :, None]
         if sinks is not None:
             logits = torch.cat([logits, sinks.expand(*logits.shape[:-1], 1)], dim=-1)
@@ -165,7 +172,7 @@ class View:
     """Who sees whom in the layers of one type: the keys are in order of time unless there is a `mask`.
 
     window: what a query sees of the keys before its own; None is all of them.
-    mask: bool (Tq, Tk) or (B, 1, Tq, Tk), which says it all.
+    mask: bool (Tq, Tk) or (B, 1, Tq, Tk), or its `as_bias`, which says it all.
     segments: int (B, Tk); only steps of one number see each other.
     spans: the same, where it is all that limits what a query sees of the past.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from solfa.omni.attention import View, Yarn, rotary, rotate, spans_of, visible
+from solfa.omni.attention import View, Yarn, as_bias, rotary, rotate, spans_of, visible
 from solfa.omni.cache import DecoderCache, GrowingCache, RingCache, Turn
 from solfa.omni.moe import ACTIVATIONS, MoE, MoEConfig
 
@@ -243,7 +243,7 @@ class HybridDecoder(nn.Module):
             full, store = i in self.config.full_layers, cache.layers[i] if cache else None
             if full not in views:
                 window = self.config.attention_of(i).window
-                view, order = _view(window, turn, store, mask, segments, x.device)
+                view, order = _view(window, turn, store, mask, segments, x)
                 cos, sin = self._angles(self.config.attention_of(i), turn, positions, x.device)
                 views[full] = Shared(cos, sin, view, mask, order)
             x = layer(x, views[full], store, turn)
@@ -273,10 +273,10 @@ def _view(
     store: RingCache | GrowingCache | None,
     real: Tensor | None,
     segments: Tensor | None,
-    device: torch.device,
+    x: Tensor,
 ) -> tuple[View, Tensor | None]:
-    """Who sees whom in a turn, and the order in which to take the keys; real: bool (B, n), False at padding."""
-    past, n = turn.past, turn.n
+    """Who sees whom in a turn, and the order in which to take the keys; real: bool (B, n), False at padding; x: what is read."""
+    past, n, device = turn.past, turn.n, x.device
     queries = torch.arange(past, past + n, device=device)
     keys = store.steps(turn).to(device) if store is not None else queries
     if segments is not None:
@@ -292,4 +292,4 @@ def _view(
     mask = visible(queries, keys, window)
     if real is not None:  # padding sees itself, for a softmax over nothing is not a number
         mask = (mask & real[:, None] | (queries[:, None] == keys))[:, None]
-    return View(window, mask), None
+    return View(window, mask if store is None else as_bias(mask, x.dtype)), None  # once for all layers of the type

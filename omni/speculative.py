@@ -46,9 +46,12 @@ def generate_text(
     drafter = Drafter(model.mtp, drafts) if drafts else None
     ends = set(model.config.eos)
 
+    greedy = sampling.temperature == 0
+
     def write(state: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        guess = probabilities(model.logits(state), sampling)
-        drafted = draw(guess, generator)
+        guess = model.logits(state)
+        guess = guess if greedy else probabilities(guess, sampling)
+        drafted = guess.argmax(-1) if greedy else draw(guess, generator)
         return (drafted, guess), model.inputs(drafted)
 
     counts = torch.tensor([len(p) for p in prompts], device=device)
@@ -70,15 +73,18 @@ def generate_text(
             return
         alive = torch.tensor([n > 0 for n in left], device=device)
         counts = counts * alive
-        fed, guesses = last[:, None], None
-        if drafter is not None:
-            made = drafter.draft(states, model.inputs(news), counts, write)
-            fed = torch.stack([last, *(drafted for drafted, _ in made)], dim=1)
-            guesses = torch.stack([guess for _, guess in made], dim=1)
+        made = drafter.draft(states, model.inputs(news), counts, write) if drafter is not None else []
+        fed = torch.stack([last, *(drafted for drafted, _ in made)], dim=1)
         past = cache.length if cache.lengths is None else cache.lengths
         states = model.decoder(model.inputs(fed), cache=cache, mask=None if all(left) else alive[:, None].expand_as(fed))
-        probs = probabilities(model.logits(states), sampling)
-        accepted, last = verify(probs, fed[:, 1:], guesses, generator)
+        logits = model.logits(states)
+        if greedy:
+            chosen = logits.argmax(-1)
+            accepted = (chosen[:, :-1] == fed[:, 1:]).cumprod(1).sum(1)
+            last = chosen[rows, accepted]
+        else:
+            guesses = torch.stack([guess for _, guess in made], dim=1) if made else None
+            accepted, last = verify(probabilities(logits, sampling), fed[:, 1:], guesses, generator)
         counts = (accepted + 1) * alive
         if drafter is not None:
             cache.rollback(past + counts)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from solfa.omni import bench
 from solfa.omni.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.text import TextConfig, TextModel
 
-HEADS = {"heads": 2, "kv_heads": 1, "qk_dim": 16, "v_dim": 16, "rotary_dim": 16}
+HEADS: dict[str, Any] = {"heads": 2, "kv_heads": 1, "qk_dim": 16, "v_dim": 16, "rotary_dim": 16}
 TINY = DecoderConfig(
     dim=32, layers=2, ffn_dim=48, full_layers=(1,), full=AttentionConfig(**HEADS),
     sliding=AttentionConfig(window=8, sink=True, **HEADS),

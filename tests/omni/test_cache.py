@@ -1,6 +1,7 @@
 """The cache holds what a fresh one would: after any appending, taking back and copying, in rows of any length."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from solfa.omni.cache import cache_bytes, capacity
 from solfa.omni.decoder import AttentionConfig, DecoderConfig, HybridDecoder, hybrid
 from solfa.omni.moe import MoEConfig
 
-HEADS = {"heads": 4, "qk_dim": 12, "v_dim": 8, "rotary_dim": 4}
+HEADS: dict[str, Any] = {"heads": 4, "qk_dim": 12, "v_dim": 8, "rotary_dim": 4}
 SMALL = DecoderConfig(
     dim=32, layers=3, ffn_dim=48, full_layers=(0,),
     full=AttentionConfig(kv_heads=1, rotary_base=1e6, **HEADS),

@@ -1,6 +1,7 @@
 """Blocks of multi-token prediction: what they see, what they learn, and that drafting is what training practised."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from solfa.omni.mtp import MTP, Drafter, copied
 from solfa.omni.text import TextConfig, TextModel
 from solfa.omni.train import Trainer
 
-HEADS = {"heads": 4, "qk_dim": 12, "v_dim": 8, "rotary_dim": 4}
+HEADS: dict[str, Any] = {"heads": 4, "qk_dim": 12, "v_dim": 8, "rotary_dim": 4}
 SMALL = DecoderConfig(
     dim=32, layers=2, ffn_dim=48, full_layers=(0,), full=AttentionConfig(kv_heads=1, **HEADS),
     sliding=AttentionConfig(window=8, kv_heads=2, sink=True, **HEADS),
@@ -21,6 +22,7 @@ SMALL = DecoderConfig(
 def model() -> TextModel:
     torch.manual_seed(0)
     model = TextModel(TextConfig(vocab_size=20, decoder=SMALL, mtp=3)).eval()
+    assert model.head
     torch.nn.init.normal_(model.head.weight)
     return model
 
@@ -42,7 +44,8 @@ def test_packed_sequences_are_as_if_alone(model):
     a, b = torch.randint(20, (1, 13)), torch.randint(20, (1, 9))
     segments = torch.tensor([[0] * 13 + [1] * 9])
     packed = model.mtp(torch.cat([model.inputs(a), model.inputs(b)], 1), model.inputs(torch.cat([a, b], 1)), segments)
-    for k, (got, x, y) in enumerate(zip(packed, model.mtp(model.inputs(a), model.inputs(a)), model.mtp(model.inputs(b), model.inputs(b)), strict=True)):
+    alone = [model.mtp(model.inputs(ids), model.inputs(ids)) for ids in (a, b)]
+    for k, (got, x, y) in enumerate(zip(packed, *alone, strict=True)):
         torch.testing.assert_close(got[:, : 12 - k], x[:, : 12 - k], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(got[:, 13 : 21 - k], y[:, : 8 - k], atol=1e-5, rtol=1e-5)
 

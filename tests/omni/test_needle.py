@@ -5,8 +5,8 @@ Facts, each a name and a value, are strewn over text; at the end come the names 
 
 import functools
 from pathlib import Path
+from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -14,7 +14,7 @@ from solfa.omni.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.text import TextConfig, TextModel
 
 BYTES, NAMES, VALUES, FACTS, LENGTH = 256, 32, 16, 8, 256
-HEADS = {"heads": 4, "kv_heads": 2, "qk_dim": 32, "v_dim": 32}
+HEADS: dict[str, Any] = {"heads": 4, "kv_heads": 2, "qk_dim": 32, "v_dim": 32}
 TEXT = b" ".join(p.read_bytes() for p in sorted((Path(__file__).parents[2] / "omni").glob("*.py")))
 
 

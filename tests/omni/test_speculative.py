@@ -1,16 +1,18 @@
 """Drafting changes nothing but the speed: greedy ids are the same, sampled ids have the same distribution."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 
 from solfa.omni.decoder import AttentionConfig, DecoderConfig
+from solfa.omni.mtp import MTPBlock
 from solfa.omni.sampling import SamplingConfig, probabilities
 from solfa.omni.speculative import generate_text, verify
 from solfa.omni.text import TextConfig, TextModel
 
-HEADS = {"heads": 2, "kv_heads": 1, "qk_dim": 8, "v_dim": 8, "rotary_dim": 4}
+HEADS: dict[str, Any] = {"heads": 2, "kv_heads": 1, "qk_dim": 8, "v_dim": 8, "rotary_dim": 4}
 SMALL = DecoderConfig(
     dim=16, layers=2, ffn_dim=24, full_layers=(0,), full=AttentionConfig(**HEADS),
     sliding=AttentionConfig(window=6, sink=True, **HEADS),
@@ -21,8 +23,10 @@ def make(vocab: int, eos: tuple[int, ...] = (), scale: float = 0.7) -> TextModel
     """Blocks that guess well now and then: they add little to the state that they start from."""
     torch.manual_seed(0)
     model = TextModel(TextConfig(vocab_size=vocab, decoder=SMALL, mtp=3, eos=eos)).eval()
+    assert model.head
     torch.nn.init.normal_(model.head.weight, std=scale)
     for block in model.mtp:
+        assert isinstance(block, MTPBlock)
         torch.nn.init.zeros_(block.join.weight)
         block.join.weight.data += torch.cat([torch.randn(16, 16) * 0.1, torch.eye(16)], 1)
     return model

@@ -1,6 +1,7 @@
 """Drafting patches of audio: greedy codes are those of plain writing, sampled ones have the same distribution."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from solfa.omni.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.generate import generate_audio
 from solfa.omni.grid import TokenGrid
 from solfa.omni.model import OmniConfig, OmniModel
+from solfa.omni.mtp import MTPBlock
 from solfa.omni.patches import LocalConfig
 from solfa.omni.sampling import SamplingConfig, draw
 from solfa.omni.speculative_audio import Sketch, _keep, generate_audio_with_drafts
 
-HEADS = {"heads": 2, "kv_heads": 1, "qk_dim": 8, "v_dim": 8, "rotary_dim": 4}
+HEADS: dict[str, Any] = {"heads": 2, "kv_heads": 1, "qk_dim": 8, "v_dim": 8, "rotary_dim": 4}
 GREEDY = SamplingConfig(temperature=0, repeat_limit=0)
 FREE = SamplingConfig(1.0, 0, 1.0, repeat_limit=0)
 
@@ -31,6 +33,7 @@ def make(books: tuple[int, ...], patch_size: int, cond_dim: int = 0) -> tuple[Om
     model = OmniModel(OmniConfig(grid, decoder, local, local, cond_dim, mtp=2)).eval()
     torch.nn.init.normal_(model.patch_decoder.heads.weight, std=0.4)
     for block in model.mtp:
+        assert isinstance(block, MTPBlock)
         torch.nn.init.zeros_(block.join.weight)
         block.join.weight.data += torch.cat([torch.randn(16, 16) * 0.1, torch.eye(16)], 1)
     return model, grid.build([[grid.id("<|bos|>"), 4, 7, grid.id("<|sostm|>")]])

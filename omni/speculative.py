@@ -86,12 +86,13 @@ def generate_text(
             guesses = torch.stack([guess for _, guess in made], dim=1) if made else None
             accepted, last = verify(probabilities(logits, sampling), fed[:, 1:], guesses, generator)
         counts = (accepted + 1) * alive
+        kept = counts.tolist()
+        most = max(*kept, 1)
         if drafter is not None:
-            cache.rollback(past + counts)
-        most = max(int(counts.max()), 1)
+            cache.rollback(past + (counts if len(set(kept)) > 1 else kept[0]))
         states, news = states[:, :most], torch.cat([fed[:, 1:], last[:, None]], dim=1)[:, :most]
         news[rows, accepted.clamp(max=most - 1)] = last
-        found = [row[:n] for row, n in zip(news.tolist(), counts.tolist(), strict=True)]
+        found = [row[:n] for row, n in zip(news.tolist(), kept, strict=True)]
 
 
 def verify(

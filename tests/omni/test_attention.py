@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from solfa.omni.attention import (
+    MANY_KEYS,
     View,
+    as_bias,
     attention,
     packed_attention,
     rotary,
@@ -129,3 +131,17 @@ def test_long_full_attention_with_sinks_goes_in_parts(monkeypatch):
     want = attention(q, k, v, causal=True, sink=inputs[3], scale=0.2)
     monkeypatch.setattr("solfa.omni.attention.LOGITS_AT_ONCE", 7 * 2 * 4 * 50)
     same_with_gradients(View().attend(q, k, v, inputs[3], 0.2), want, inputs)
+
+
+@pytest.mark.parametrize("sink", [None, torch.randn(4)], ids=["no sink", "sink"])
+def test_few_queries_of_many_keys_are_the_formula(sink):
+    """The path of a decoding step after a long past, with its mask as a bias too."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 3, 8), torch.randn(2, 2, MANY_KEYS, 8), torch.randn(2, 2, MANY_KEYS, 6)
+    mask = torch.rand(3, MANY_KEYS) < 0.5
+    logits = q @ k.repeat_interleave(2, 1).mT * 8**-0.5
+    weights = logits.masked_fill(~mask, float("-inf")).exp()
+    rest = weights.sum(-1, keepdim=True) + (0 if sink is None else sink.exp().view(4, 1, 1))
+    want = weights / rest @ v.repeat_interleave(2, 1)
+    for given in (mask, as_bias(mask, torch.float32)):
+        torch.testing.assert_close(attention(q, k, v, given, sink=sink), want, atol=1e-5, rtol=1e-4)

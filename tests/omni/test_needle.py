@@ -1,6 +1,7 @@
 """Train short, use long: a small hybrid decoder finds needles at several times the length that it was trained on.
 
-Facts, each a name and a value, are strewn over text; at the end come the names again, and the model says the values.
+Facts are strewn over text, each an id that stands for a name and a value; at the end come the names, and the model says
+the values.
 """
 
 import functools
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from solfa.omni.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.text import TextConfig, TextModel
 
-BYTES, NAMES, VALUES, FACTS, LENGTH = 256, 32, 16, 8, 256
+BYTES, NAMES, VALUES, FACTS, LENGTH = 256, 16, 16, 8, 256
 HEADS: dict[str, Any] = {"heads": 4, "kv_heads": 2, "qk_dim": 32, "v_dim": 32}
 TEXT = b" ".join(p.read_bytes() for p in sorted((Path(__file__).parents[2] / "omni").glob("*.py")))
 
@@ -28,17 +29,15 @@ def decoder(rotary_dim: int = 0, rotary_base: float = 640_000.0) -> DecoderConfi
 
 
 def batch(rows: int, length: int, generator: torch.Generator) -> torch.Tensor:
-    """Text with facts in it, and at the end the names again, in another order, each with its value: ids (rows, length)."""
+    """Text with facts in it, and at the end their names, each with its value: ids (rows, length)."""
     draw = functools.partial(torch.randint, generator=generator)
     text, body = torch.frombuffer(bytearray(TEXT), dtype=torch.uint8).long(), length - 2 * FACTS
     found = []
     for start in draw(len(text) - length, (rows,)).tolist():
         row = text[start : start + length].clone()
-        names = BYTES + torch.randperm(NAMES, generator=generator)[:FACTS]
-        facts = torch.stack([names, BYTES + NAMES + draw(VALUES, (FACTS,))], dim=1)
-        places = 2 * torch.randperm(body // 2, generator=generator)[:FACTS]
-        row[places], row[places + 1] = facts.T
-        row[body:] = facts[torch.randperm(FACTS, generator=generator)].flatten()
+        names, values = torch.randperm(NAMES, generator=generator)[:FACTS], draw(VALUES, (FACTS,))
+        row[torch.randperm(body, generator=generator)[:FACTS]] = BYTES + NAMES + VALUES + VALUES * names + values
+        row[body::2], row[body + 1 :: 2] = BYTES + names, BYTES + NAMES + values
         found.append(row)
     return torch.stack(found)
 
@@ -46,7 +45,7 @@ def batch(rows: int, length: int, generator: torch.Generator) -> torch.Tensor:
 def trained(config: DecoderConfig, steps: int, say=lambda step, loss, right: None) -> TextModel:
     """Three fifths of the steps read short sequences, in which what is to be done shows sooner, the others `LENGTH` ids."""
     torch.manual_seed(0)
-    model, generator = TextModel(TextConfig(BYTES + NAMES + VALUES, config)), torch.Generator().manual_seed(0)
+    model, generator = TextModel(TextConfig(BYTES + NAMES + VALUES + NAMES * VALUES, config)), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
     for step in range(steps):
         for group in optimizer.param_groups:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 
 from solfa import checkpoints
 from solfa import recipe as recipes
@@ -171,6 +171,17 @@ def losses(model: TTSModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return made.total, planner.loss(prediction, batch.prosody, batch.real), made.books
 
 
+class TTSInTraining(nn.Module):
+    """The model and its losses as one module, whose gradients processes share."""
+
+    def __init__(self, model: TTSModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        return losses(self.model, batch)
+
+
 class Batches:
     """Batches of similar length; batch i depends on (seed, i) alone."""
 
@@ -225,12 +236,13 @@ def save_pretrained(folder: Path, config: TTSConfig, tensors: dict[str, Tensor])
 def run(recipe: TTSRecipe) -> Path:
     """Train, or continue a run found in `recipe.out`.  -> the folder of the averaged checkpoint."""
     from accelerate import Accelerator
-    from accelerate.utils import set_seed
+    from accelerate.utils import DistributedDataParallelKwargs, broadcast, set_seed
     from torch.utils.tensorboard import SummaryWriter
 
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available())
+    some_unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # text is read, not written
+    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[some_unused])
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     set_seed(recipe.seed)
@@ -267,31 +279,38 @@ def run(recipe: TTSRecipe) -> Path:
         average.state, average.updates = tensors["average"], facts["updates"]
         step, elapsed = facts["step"], facts["elapsed"]
         accelerator.print(f"resuming at step {step}")
-    inner = model
-    model, optimizer = accelerator.prepare(model, optimizer)
+    average.state = {k: v.to(accelerator.device) for k, v in average.state.items()}
+    training, optimizer = accelerator.prepare(TTSInTraining(model), optimizer)
     writer = SummaryWriter(str(out / "logs")) if accelerator.is_main_process else None
     began, shown, sums = time.time() - elapsed, time.time(), np.zeros(2 + config.books)
 
     def checkpoint() -> None:
         facts = {"step": step, "elapsed": time.time() - began, "updates": average.updates}
-        parts = {"model": inner.state_dict(), "average": average.state}
+        parts = {"model": model.state_dict(), "average": average.state}
         save_state(out / "state", facts, parts, {"optimizer": getattr(optimizer, "optimizer", optimizer)})
         save_pretrained(out / "checkpoint", config, average.state)
 
-    inner.train()
-    while (done := (time.time() - began) / (60 * recipe.minutes) if recipe.minutes else step / recipe.steps) < 1:
+    def progress() -> float:
+        if not recipe.minutes:
+            return step / recipe.steps
+        share = torch.tensor((time.time() - began) / (60 * recipe.minutes), device=accelerator.device)
+        return float(broadcast(share))  # all processes end at the same step
+
+    training.train()
+    while (done := progress()) < 1:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * cosine_rate(done)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        items, described = batches.draw(step * accelerator.num_processes + accelerator.process_index, done)
+        index = step * accelerator.num_processes + accelerator.process_index
+        torch.manual_seed(recipe.seed * 1_000_003 + index)
+        items, described = batches.draw(index, done)
         batch = to_device(collate(items, config.voices, described), accelerator.device)
         with accelerator.autocast():
-            audio, plan, books = losses(inner, batch)
+            audio, plan, books = training(batch)
         optimizer.zero_grad()
         accelerator.backward(audio + recipe.planner_weight * plan)
-        accelerator.clip_grad_norm_(inner.parameters(), 1.0)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        average.update(inner)
+        average.update(model)
         step += 1
         sums += np.array([audio.item(), plan.item(), *books.tolist()])
         if writer is None:

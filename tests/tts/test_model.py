@@ -1,21 +1,29 @@
 """The TTS network, its trainer and the speaker, at a size that trains in seconds."""
 
 import dataclasses
+import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from solfa import checkpoints
 from solfa.errors import UserError
 from solfa.omni.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.patches import LocalConfig
 from solfa.tokenizers.audio.model import AudioTokenizer
+from solfa.tokenizers.audio_io import write_wav
+from solfa.tokenizers.corpus import read_corpus
 from solfa.tokenizers.text import TextTokenizer
+from solfa.tokenizers.tokenizing import tokenize_corpus
 from solfa.tts import train
-from solfa.tts.model import Conditions, TTSConfig, TTSModel, Voice
+from solfa.tts.model import STYLES, Conditions, TTSConfig, TTSModel, Voice
 from solfa.tts.planner import PlannerConfig, Prosody
 from solfa.tts.train import Batches, TTSRecipe, Utterance, collate, losses
 
@@ -106,8 +114,6 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
             steps=steps, save_every=2, batch_seconds=2, precision="no", learning_rate=1e-2,
         )  # fmt: skip
         train.run(recipe)
-        from safetensors.torch import load_file
-
         return load_file(tmp_path / out / "state" / "model.safetensors")
 
     # The rate depends on the share of the run that is done, and the first part is a shorter run.
@@ -140,3 +146,43 @@ def test_another_tokenizers_tokens_are_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(train, "read", lambda recipe, text: ([utterance(0)], str(tiny_codec_folder), "0" * 16))
     with pytest.raises(UserError, match="made by another"):
         train.run(TTSRecipe(data="tokens", out=str(tmp_path), model=TINY, steps=1, precision="no"))
+
+
+@pytest.fixture
+def prepared_tokens(tmp_path: Path, tiny_codec: AudioTokenizer) -> Path:
+    """Tokens of a manifest as `solfa prepare tts` writes them, of twelve clips of noise."""
+    lines, rng = [], np.random.default_rng(0)
+    for i in range(12):
+        slots = [int(n) for n in rng.integers(10, 30, 6)]
+        write_wav(tmp_path / f"{i}.wav", (0.1 * rng.normal(size=240 * sum(slots))).astype(np.float32), 24_000)
+        scores = dict.fromkeys(STYLES, 0.0)
+        lines.append({
+            "audio": f"{i}.wav", "id": str(i), "text": "a test", "speaker": "ann", "voice": "ann", "source": "noise", "made": "recording",
+            "split": "heldout" if i == 0 else "train", "gender": 1.0, "age": None, "phones": TextTokenizer.from_pretrained().vocab[3:9],
+            "durations": slots, "pitch": [200.0] * 6, "energy": [-25.0] * 6, "median_pitch": 200.0, "voice_z": scores,
+        })  # fmt: skip
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    tokenize_corpus(tiny_codec, read_corpus(tmp_path / "manifest.jsonl"), tmp_path / "tokens", 2)
+    return tmp_path / "tokens"
+
+
+def test_processes_train_one_speaker_together_from_tokens(prepared_tokens: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path, tmp_path: Path) -> None:
+    """As `torchrun` or `accelerate launch` start them, on the tokens of a prepared manifest as they are."""
+    slot = tiny_codec.quantizer.codebooks.shape[-1]
+    model = dataclasses.replace(TINY, codebook_size=tiny_codec.config.codebook_size, slot_dim=slot)
+    recipe = TTSRecipe(
+        data=str(prepared_tokens), out=str(tmp_path / "together"), codec=str(tiny_codec_folder), model=model, voices={"ann": ""}, steps=4,
+        batch_seconds=3, precision="no",
+    )  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(dataclasses.asdict(recipe)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, "-m", "solfa", "train", "tts", "--config", str(tmp_path / "recipe.yaml")],
+        capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = train.run(dataclasses.replace(recipe, out=str(tmp_path / "alone")))
+    states = [load_file(folder / "state" / "model.safetensors") for folder in (tmp_path / "together", alone.parent)]
+    apart = [k for k, v in states[0].items() if not torch.equal(v, states[1][k])]
+    assert any(k.startswith("omni.decoder") for k in apart), "the other process's batches count"
+    assert all(torch.isfinite(v).all() for v in states[0].values())

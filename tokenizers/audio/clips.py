@@ -17,6 +17,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from solfa.atomic import write_bytes
 from solfa.errors import UserError
 from solfa.progress import track
 from solfa.tokenizers.audio.features import MEAN_F0
@@ -113,6 +114,7 @@ class ClipStore:
         index = folder / "index.json"
         if not (index.is_file() and json.loads(index.read_text())["key"] == key):
             folder.mkdir(parents=True, exist_ok=True)
+            index.unlink(missing_ok=True)
             spans = []
             jobs = [(s, rate, hop) for s in sources]
             with (folder / "samples.f16").open("wb") as wav, (folder / "f0.f32").open("wb") as pitch, ProcessPoolExecutor(workers) as pool:
@@ -123,7 +125,7 @@ class ClipStore:
                         spans.append(len(clip[1]))
             if not spans:
                 raise UserError("none of the training files could be read")
-            index.write_text(json.dumps({"key": key, "frames": spans}))
+            write_bytes(index, json.dumps({"key": key, "frames": spans}).encode())
         frames = np.array(json.loads(index.read_text())["frames"])
         samples = np.memmap(folder / "samples.f16", np.float16, "r")
         f0 = np.memmap(folder / "f0.f32", np.float32, "r")

@@ -20,6 +20,7 @@ import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -235,13 +236,14 @@ def heldout_metrics(model: AudioTokenizer, clips: list[HeldoutClip], books: int)
 def run(recipe: CodecRecipe) -> Path:
     """Train, or continue a run found in `recipe.out`.  -> the folder of the averaged checkpoint."""
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, set_seed
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast, set_seed
     from torch.utils.tensorboard import SummaryWriter
 
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     parts_at_a_time = DistributedDataParallelKwargs(find_unused_parameters=True)  # no stage trains all of the model
-    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[parts_at_a_time])
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=1))  # the others wait for one that decodes the data
+    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[parts_at_a_time, patient])
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     set_seed(recipe.seed)
@@ -258,9 +260,11 @@ def run(recipe: CodecRecipe) -> Path:
     speakers = {s.speaker for s in sources if s.speech} - set(recipe.always_train)
     heldout = {s for s in speakers if is_heldout(s, recipe.heldout_percent)}
     train = [s for s in sources if s.speaker not in heldout]
-    (out / "split.json").write_text(json.dumps({"heldout_speakers": sorted(heldout)}, indent=1))
-    clips = ClipStore.build(out / "clips" / "train", train, c.sample_rate, c.feature_hop, recipe.workers)
-    tests = heldout_clips(out, [s for s in sources if s.speaker in heldout], recipe, c)
+    with accelerator.main_process_first():  # it writes the files that the others open
+        if accelerator.is_main_process:
+            (out / "split.json").write_text(json.dumps({"heldout_speakers": sorted(heldout)}, indent=1))
+        clips = ClipStore.build(out / "clips" / "train", train, c.sample_rate, c.feature_hop, recipe.workers)
+        tests = heldout_clips(out, [s for s in sources if s.speaker in heldout], recipe, c)
     accelerator.print(
         f"{clips.hours:.2f} h of {len(clips.frames)} clips; {len(heldout)} of {len(speakers)} speakers held out; "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters"
@@ -299,7 +303,10 @@ def run(recipe: CodecRecipe) -> Path:
     sums: dict[str, float] = {}
 
     def progress() -> float:
-        return (time.time() - began) / (60 * recipe.minutes) if recipe.minutes else step / recipe.steps
+        if not recipe.minutes:
+            return step / recipe.steps
+        share = torch.tensor((time.time() - began) / (60 * recipe.minutes), device=device)
+        return float(broadcast(share))  # all processes end at the same step
 
     def checkpoint() -> None:
         facts = {"step": step, "elapsed": time.time() - began, "updates": average.updates, "unfitted": unfitted}

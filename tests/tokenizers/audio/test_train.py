@@ -111,7 +111,8 @@ def test_processes_train_one_model_together(recipe: CodecRecipe) -> None:
     Path(recipe.out, "recipe.yaml").write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "-m", "solfa", "train", "codec", "--config", f"{recipe.out}/recipe.yaml"]
-    subprocess.run(command, check=True, capture_output=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
     together = AudioTokenizer.own(Path(recipe.out, "checkpoint"))
     alone = AudioTokenizer.own(run(dataclasses.replace(recipe, stages={"tokens": 0.5, "decoder": 0.5}, steps=4, adversarial_from=1.0, out=recipe.out + "2")))
     assert json.loads(Path(recipe.out, "state", "facts.json").read_text())["step"] == 4

@@ -43,6 +43,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             pass
+    if hint is str and value is False:  # YAML reads the word no as False, as in precision=no
+        return "no"
     if isinstance(hint, type) and not (isinstance(value, hint) and (hint is bool or not isinstance(value, bool))):
         raise UserError(f"{where} should be {hint.__name__}, not {value!r}")
     return value

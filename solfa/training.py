@@ -7,10 +7,12 @@ import json
 import math
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,6 +35,32 @@ def wsd_rate(progress: float, warmup: float = 0.02, decay: float = 0.2, floor: f
         return max(progress / warmup, 0.01)
     left = min(1.0, max(0.0, 1 - progress) / decay) if decay else 1.0
     return floor + (1 - floor) * (1 - math.sqrt(1 - left))
+
+
+class Clock:
+    """How much of a run is done, counted in steps, or in minutes where those are given: the same in all processes.
+
+    elapsed: seconds that earlier sittings of the run took.
+    """
+
+    def __init__(self, steps: int, minutes: float | None, elapsed: float = 0.0):
+        self.steps, self.minutes, self.began = steps, minutes, time.monotonic() - elapsed
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def progress(self, step: int, device: torch.device) -> float:
+        """-> 0..1 before step number `step`, as the first process sees it, so that all of them stop together."""
+        if self.minutes is None:
+            return step / self.steps
+        share = torch.tensor(self.elapsed() / (60 * self.minutes), device=device)
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(share, 0)
+        return float(share)
+
+    def left(self, step: int, seconds_a_step: float) -> float:
+        """Seconds that the rest of the run will take."""
+        return max(0.0, seconds_a_step * (self.steps - step) if self.minutes is None else 60 * self.minutes - self.elapsed())
 
 
 class WeightAverage:

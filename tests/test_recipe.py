@@ -32,6 +32,7 @@ def test_defaults_file_and_overrides(tmp_path: Path) -> None:
     got = recipe.load(Outer, path, ["inner.rate=1e-3", "fast=true", "limit=7", "name=y"])
     assert got == Outer("y", 20, True, 7, Inner(0.001, (3, 4, 5)), {"a": 1.0, "b": 0.5})
     assert recipe.load(Outer, path, ["limit=null"]).limit is None
+    assert recipe.load(Outer, path, ["name=no"]).name == "no"
 
 
 @pytest.mark.parametrize(

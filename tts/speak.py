@@ -17,6 +17,7 @@ from torch import Tensor
 from solfa import checkpoints, recipe
 from solfa.errors import UserError
 from solfa.omni.generate import generate_audio
+from solfa.omni.grid import Grid
 from solfa.omni.sampling import SamplingConfig
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.model import AudioTokenizer
@@ -62,6 +63,15 @@ class Speech:
         later = [WordTime(w, round(a + self.duration, 3), round(b + self.duration, 3)) for w, a, b in other.words]
         samples = np.concatenate([self.samples, other.samples])
         return Speech(samples, self.sample_rate, self.words + later, self.voice, self.style, self.warnings + other.warnings)
+
+
+class Plan(NamedTuple):
+    """A sentence before its codes are written: its prosody (1, N), and the arguments of `generate_audio`."""
+
+    prosody: Prosody
+    prompt: Grid
+    cond: Tensor  # (frames, cond_dim)
+    soft: Tensor  # (T, D)
 
 
 class TTS:
@@ -170,18 +180,17 @@ class TTS:
                 phones = self.text.phones(sentence)
             except UserError:  # a piece without words, such as "..."; the whole text has some
                 continue
-            codes, prosody = self._codes(phones, style, voice, generator, sampling, liveliness)
+            plan = self.plan(phones, style, voice, generator, liveliness)
+            codes = torch.cat(list(self.write(plan, sampling, generator))).T  # (books, frames)
             samples = self.codec.decode(codes[None])[0].numpy() * gain
             # Above 0.8 full scale the gain bends smoothly, so that loud speech does not clip.
             over = np.abs(samples) > 0.8
             samples[over] = np.sign(samples[over]) * (0.8 + 0.19 * np.tanh((np.abs(samples[over]) - 0.8) / 0.19))
-            yield Speech(samples, self.sample_rate, word_times(phones, prosody), voice.name, style, phones.warnings)
+            yield Speech(samples, self.sample_rate, word_times(phones, plan.prosody), voice.name, style, phones.warnings)
 
     @torch.inference_mode()
-    def _codes(
-        self, phones: Phones, style: Style, voice: Voice, generator: torch.Generator, sampling: SamplingConfig, liveliness: float
-    ) -> tuple[Tensor, Prosody]:
-        """-> codes (books, frames), the plan (1, N)."""
+    def plan(self, phones: Phones, style: Style, voice: Voice, generator: torch.Generator, liveliness: float = 0.5) -> Plan:
+        """How long each phone of a sentence takes and how it sounds, and what the decoder is told of it."""
         model = self.model
         conditions = self.conditions(style, voice)
         ids = torch.tensor([self.text.encode(phones.symbols)])
@@ -193,9 +202,14 @@ class TTS:
         frames = max(1, -(-int(prosody.slots.sum()) // 4))
         cond = model.frames(prediction.context, prosody, conditions, frames)[0]
         prompt = model.prompt()
-        soft = model.soft(conditions, len(prompt.text))[0]
-        patches = generate_audio(model.omni, prompt, cond=cond, soft=soft, sampling=sampling, generator=generator)
-        return torch.cat(list(patches)).T, prosody
+        return Plan(prosody, prompt, cond, model.soft(conditions, len(prompt.text))[0])
+
+    @torch.inference_mode()
+    def write(self, plan: Plan, sampling: SamplingConfig, generator: torch.Generator) -> Iterator[Tensor]:
+        """The codes of a sentence, (frames, books) patch by patch."""
+        yield from generate_audio(
+            self.model.omni, plan.prompt, cond=plan.cond, soft=plan.soft, sampling=sampling, generator=generator
+        )
 
     def conditions(self, style: Style, voice: Voice) -> Conditions:
         """What the network is told: the voice, and the style relative to its ordinary reading."""

@@ -28,7 +28,7 @@ from solfa.progress import track
 from solfa.tokenizers.audio.model import AudioTokenizer
 from solfa.tokenizers.text import TextTokenizer
 from solfa.tokenizers.token_dataset import TokenDataset
-from solfa.training import WeightAverage, cosine_rate, find_state, load_state, save_state
+from solfa.training import Clock, WeightAverage, cosine_rate, find_state, load_state, save_state
 from solfa.tts import planner
 from solfa.tts.model import REFERENCE_PITCH, SLOTS_PER_FRAME, STYLES, Conditions, TTSConfig, TTSModel, Voice
 from solfa.tts.planner import Prosody
@@ -236,7 +236,7 @@ def save_pretrained(folder: Path, config: TTSConfig, tensors: dict[str, Tensor])
 def run(recipe: TTSRecipe) -> Path:
     """Train, or continue a run found in `recipe.out`.  -> the folder of the averaged checkpoint."""
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, broadcast, set_seed
+    from accelerate.utils import DistributedDataParallelKwargs, set_seed
     from torch.utils.tensorboard import SummaryWriter
 
     if recipe.threads:
@@ -282,22 +282,16 @@ def run(recipe: TTSRecipe) -> Path:
     average.state = {k: v.to(accelerator.device) for k, v in average.state.items()}
     training, optimizer = accelerator.prepare(TTSInTraining(model), optimizer)
     writer = SummaryWriter(str(out / "logs")) if accelerator.is_main_process else None
-    began, shown, sums = time.time() - elapsed, time.time(), np.zeros(2 + config.books)
+    clock, shown, sums = Clock(recipe.steps, recipe.minutes, elapsed), time.time(), np.zeros(2 + config.books)
 
     def checkpoint() -> None:
-        facts = {"step": step, "elapsed": time.time() - began, "updates": average.updates}
+        facts = {"step": step, "elapsed": clock.elapsed(), "updates": average.updates}
         parts = {"model": model.state_dict(), "average": average.state}
         save_state(out / "state", facts, parts, {"optimizer": getattr(optimizer, "optimizer", optimizer)})
         save_pretrained(out / "checkpoint", config, average.state)
 
-    def progress() -> float:
-        if not recipe.minutes:
-            return step / recipe.steps
-        share = torch.tensor((time.time() - began) / (60 * recipe.minutes), device=accelerator.device)
-        return float(broadcast(share))  # all processes end at the same step
-
     training.train()
-    while (done := progress()) < 1:
+    while (done := clock.progress(step, accelerator.device)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * cosine_rate(done)
         index = step * accelerator.num_processes + accelerator.process_index
@@ -318,10 +312,9 @@ def run(recipe: TTSRecipe) -> Path:
         if step % 50 == 0:
             audio_mean, plan_mean, *book_means = sums / 50
             speed = (time.time() - shown) / 50
-            left = (1 - done) * (60 * recipe.minutes if recipe.minutes else speed * recipe.steps)
             print(
                 f"step {step}  audio {audio_mean:.3f}  planner {plan_mean:.3f}  books {' '.join(f'{b:.2f}' for b in book_means)}  "
-                f"{speed:.2f} s/step  {left / 60:.0f} min left",
+                f"{speed:.2f} s/step  {clock.left(step, speed) / 60:.0f} min left",
                 flush=True,
             )
             writer.add_scalar("train/audio", audio_mean, step)

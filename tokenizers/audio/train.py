@@ -39,7 +39,7 @@ from solfa.tokenizers.audio.learning import LearningQuantizer, fit_transforms, f
 from solfa.tokenizers.audio.losses import AuditoryLoss, MultiResolutionMelLoss
 from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig, Features
 from solfa.tokenizers.audio_io import write_wav
-from solfa.training import WeightAverage, cosine_rate, find_state, load_state, save_state
+from solfa.training import Clock, WeightAverage, cosine_rate, find_state, load_state, save_state
 
 STAGES = ("tokens", "vocoder", "decoder", "waveform")
 
@@ -236,7 +236,7 @@ def heldout_metrics(model: AudioTokenizer, clips: list[HeldoutClip], books: int)
 def run(recipe: CodecRecipe) -> Path:
     """Train, or continue a run found in `recipe.out`.  -> the folder of the averaged checkpoint."""
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast, set_seed
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
     from torch.utils.tensorboard import SummaryWriter
 
     if recipe.threads:
@@ -299,17 +299,11 @@ def run(recipe: CodecRecipe) -> Path:
     writer = SummaryWriter(str(out / "logs")) if accelerator.is_main_process else None
 
     short = round(recipe.adversarial_seconds * c.sample_rate)
-    began, shown = time.time() - elapsed, time.time()
+    clock, shown = Clock(recipe.steps, recipe.minutes, elapsed), time.time()
     sums: dict[str, float] = {}
 
-    def progress() -> float:
-        if not recipe.minutes:
-            return step / recipe.steps
-        share = torch.tensor((time.time() - began) / (60 * recipe.minutes), device=device)
-        return float(broadcast(share))  # all processes end at the same step
-
     def checkpoint() -> None:
-        facts = {"step": step, "elapsed": time.time() - began, "updates": average.updates, "unfitted": unfitted}
+        facts = {"step": step, "elapsed": clock.elapsed(), "updates": average.updates, "unfitted": unfitted}
         parts = {"codec": inner.state_dict(), "discriminators": accelerator.unwrap_model(discriminators).state_dict(), "average": average.state}
         save_state(out / "state", facts, parts, {k: getattr(o, "optimizer", o) for k, o in optimizers.items()})
         averaged(inner.model, average).save_pretrained(out / "checkpoint")
@@ -330,7 +324,7 @@ def run(recipe: CodecRecipe) -> Path:
 
     codec.train()
     coming = load(step)
-    while (done := progress()) < 1:
+    while (done := clock.progress(step, device)) < 1:
         stage, done_stage = stage_at(done, recipe.stages)
         if stage == "waveform" and unfitted:
             fit_waveform_now()
@@ -369,7 +363,7 @@ def run(recipe: CodecRecipe) -> Path:
             sums[k] = sums.get(k, 0.0) + float(v.detach())
         if step % 50 == 0 and writer:
             speed = (time.time() - shown) / 50
-            left = (1 - done) * (60 * recipe.minutes if recipe.minutes else speed * recipe.steps)
+            left = clock.left(step, speed)
             means = {k: v / 50 for k, v in sums.items()}
             print(f"step {step}  " + "  ".join(f"{k} {v:.3f}" for k, v in means.items()) + f"  {speed:.2f} s/step  {left / 60:.0f} min left", flush=True)
             for k, v in means.items():

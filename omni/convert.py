@@ -22,9 +22,12 @@ from torch import Tensor
 from solfa import checkpoints, recipe
 from solfa.atomic import ASIDE, make_folder, remove_folders
 from solfa.errors import UserError
-from solfa.omni.families import FAMILIES, MIMO_MTP, family_of
+from solfa.omni.families.gemma3 import GEMMA3
+from solfa.omni.families.gpt_oss import GPT_OSS
+from solfa.omni.families.mimo import MIMO, MIMO_MTP
 from solfa.omni.text import KIND, TextConfig, TextModel
 
+FAMILIES = {"mimo_v2_flash": MIMO, "gpt_oss": GPT_OSS, "gemma3_text": GEMMA3}
 SHARD_BYTES = 4 << 30
 CARRIED = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
@@ -33,6 +36,14 @@ CARRIED = (
 SCALE = "_scale_inv"  # after the name of a float8 weight: its scales, block by block
 MTP_FILE = "model_mtp.safetensors"  # which the index may not list
 PASSED_OVER = re.compile(r"rotary_emb\.")  # of their checkpoints: these tables are computed
+
+
+def family_of(config: TextConfig) -> str:
+    """The family of which a model of ours may be a member; its `write` says whether it is one."""
+    d = config.decoder
+    if d.post_norms:
+        return "gemma3_text"
+    return "gpt_oss" if d.moe is not None and d.moe.score == "softmax" else "mimo_v2_flash"
 
 
 class Weights:

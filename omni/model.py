@@ -1,15 +1,20 @@
 """The omni model: token grid in, logits of the next step's text and audio out."""
 
+import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from solfa import checkpoints, recipe
 from solfa.omni.decoder import DecoderConfig, HybridDecoder
 from solfa.omni.grid import IGNORE, Grid, Labels, TokenGrid, next_step
 from solfa.omni.mtp import MTP
 from solfa.omni.patches import LocalConfig, PatchDecoder, PatchEncoder
+
+KIND = "omni"
 
 # MiMo-Audio's weights of the books (technical report); a coarse book decides more of the sound
 BOOK_WEIGHTS = (12.0, 8.0, 6.0, 4.0, 2.0, 2.0, 1.0, 1.0)
@@ -32,10 +37,10 @@ class OmniConfig:
 
 @dataclass(frozen=True)
 class OmniOutput:
-    """What a teacher-forced pass predicts.
+    """What a teacher-forced pass predicts of the next step, or of a later one.
 
-    text: logits (B, T, vocab) of the next step's text id; audio: logits (N, patch_size, n_books, codes) of the N patches to
-    learn; written: bool (B, T), the N steps whose next step is such a patch, in row-major order; labels: their targets.
+    text: logits (B, T, vocab) of that step's text id; audio: logits (N, patch_size, n_books, codes) of the N patches to
+    learn; written: bool (B, T), the N steps that are to predict such a patch, in row-major order; labels: their targets.
     """
 
     text: Tensor
@@ -98,11 +103,28 @@ class OmniModel(nn.Module):
         """
         next_cond = None if cond is None else next_step(cond, 0)
         states = self.decoder(self.embed(batch, cond, next_cond, soft), segments=segments)
-        labels = self.grid.labels(batch)
+        return self.predict(states, self.grid.labels(batch), next_cond)
+
+    def predict(self, states: Tensor, labels: Labels, cond: Tensor | None = None) -> OmniOutput:
+        """What states (B, T, D) say about the steps that are their labels, described by cond (B, T, patch_size, cond_dim)."""
         written = (labels.audio != IGNORE).flatten(2).any(-1)
-        codes = next_step(batch.audio, 0)[written]
-        audio = self.patch_decoder(states[written], codes, None if next_cond is None else next_cond[written])
+        codes = labels.audio[written]
+        codes = torch.where(codes == IGNORE, self.grid.empties(codes.device), codes)  # past the clip's end
+        audio = self.patch_decoder(states[written], codes, None if cond is None else cond[written])
         return OmniOutput(self.text_head(states), audio, written, labels)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "OmniModel":
+        """A model from a folder or a hub id, in float32 and in evaluation mode."""
+        folder = checkpoints.resolve(name, KIND)
+        values, tensors = checkpoints.load(folder, KIND)
+        model = cls(recipe.build(OmniConfig, values, str(folder / "config.json")))
+        checkpoints.load_into(model, tensors, folder)
+        return model.eval()
+
+    def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Write the folder that `from_pretrained` reads; dtype None keeps every tensor's own."""
+        checkpoints.save(Path(folder), KIND, dataclasses.asdict(self.config), self.state_dict(), dtype)
 
 
 def loss(output: OmniOutput, text_weight: float = 1.0, book_weights: tuple[float, ...] = BOOK_WEIGHTS) -> Losses:

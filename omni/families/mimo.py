@@ -20,6 +20,7 @@ from solfa.omni.families.family import (
     demand_attention,
     dense_rules,
     layer_rules,
+    read_pattern,
     read_rope,
     rotary_share,
     shared_values,

@@ -16,6 +16,7 @@ import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from solfa.atomic import sync_folder
 from solfa.errors import UserError
 
 
@@ -93,6 +94,10 @@ def save_state(folder: Path, facts: dict[str, Any], modules: dict[str, dict[str,
         flat = {f"{i}.{k}": v.detach().cpu().clone() for i, values in state.items() for k, v in values.items()}
         save_file(flat, aside / f"{name}.safetensors")
     (aside / "facts.json").write_text(json.dumps(facts))
+    for path in aside.iterdir():  # a rename may otherwise outlive the loss of power that its content does not
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    sync_folder(aside)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)

@@ -1,12 +1,13 @@
 """`solfa bench decode`: what a decoder with sliding layers and drafts saves when it writes, in bytes and in time.
 
 Three tables: bytes of the cache beside full attention's; the time of one decoding step after so many, beside models of
-`transformers` of the same size with their own caches; and writing text with and without multi-token prediction.  Whatever is
-compared runs in turns, so that the rest of the machine's work strikes all of it.
+`transformers` of the same size with their own caches; and writing text or audio with and without multi-token prediction.
+Whatever is compared runs in turns, so that the rest of the machine's work strikes all of it.
 """
 
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,15 +23,19 @@ from rich.table import Table
 from solfa.errors import UserError
 from solfa.omni.cache import Turn, cache_bytes, cache_parts
 from solfa.omni.decoder import AttentionConfig, DecoderConfig
-from solfa.omni.packing import BYTES
+from solfa.omni.generate import generate_audio
+from solfa.omni.grid import Grid
+from solfa.omni.model import OmniModel
+from solfa.omni.packing import BYTES, AudioDocuments, SourceConfig
 from solfa.omni.sampling import SamplingConfig
 from solfa.omni.speculative import generate_text
+from solfa.omni.speculative_audio import generate_audio_with_drafts
 from solfa.omni.text import TextConfig, TextModel
 
 VOCAB, WINDOW = 8192, 128
 _HEADS: dict[str, Any] = {"heads": 4, "kv_heads": 2, "qk_dim": 64, "v_dim": 64, "rotary_dim": 64}
 SIZES = (4096, 32_768, 131_072, 1_048_576)
-PROMPT = 24  # bytes of a line that a model goes on from
+PROMPT, PROMPT_PATCHES = 24, 8  # bytes of a line, patches of a clip, that a model goes on from
 
 
 def every(ratio: int) -> DecoderConfig:
@@ -144,64 +149,104 @@ def step_table(lengths: list[int], repeats: int) -> Table:
 
 @dataclasses.dataclass
 class Writing:
-    """What writing with so many drafts at one temperature gave: ids of each text, and the seconds and ids of each round."""
+    """What writing with so many drafts at one temperature gave.
+
+    documents: the ids of each text, or the patches of each clip; seconds, counts: time and ids (patches) of each round;
+    fits: bool (patch_size, n_books) of each draft of audio, which codes the model agreed to.
+    """
 
     drafts: int
     temperature: float
-    ids: list[list[int]] = dataclasses.field(default_factory=list)
+    documents: list[list[Any]] = dataclasses.field(default_factory=list)
     seconds: list[float] = dataclasses.field(default_factory=list)
     counts: list[int] = dataclasses.field(default_factory=list)
+    fits: list[torch.Tensor] = dataclasses.field(default_factory=list)
 
     @property
     def length(self) -> float:
-        """Acceptance length: ids in a round."""
+        """Acceptance length: ids or patches in a round."""
         return statistics.mean(self.counts)
 
     @property
     def speed(self) -> float:
-        """Ids a second, if each round took what the fastest tenth of them took: the others waited for the machine's other work."""
+        """Ids or patches a second, if each round took what the fastest tenth of them took: the others waited for the machine's other work."""
         return self.length / (statistics.quantiles(self.seconds, n=10, method="inclusive")[0] if len(self.seconds) > 1 else self.seconds[0])
 
-    def rounds(self, model: TextModel, prompt: torch.Tensor, steps: int, seed: int) -> Iterator[None]:
-        """Go on after a prompt, and pause after each round."""
-        rounds = generate_text(
+    def text(self, model: TextModel, prompt: torch.Tensor, steps: int, seed: int) -> Iterator[list[int]]:
+        """Go on after a prompt: the ids of each round."""
+        for found in generate_text(
             model, [prompt], steps=steps, drafts=self.drafts, sampling=SamplingConfig(self.temperature, 0, 1.0),
             generator=torch.Generator().manual_seed(seed),
-        )  # fmt: skip
-        self.ids.append(next(rounds)[0].tolist())  # that one reads the prompt
+        ):  # fmt: skip
+            yield found[0].tolist()
+
+    def audio(self, model: OmniModel, prompt: Grid, steps: int, seed: int) -> Iterator[list[list[int]]]:
+        """Go on after a prompt: the patches of each round."""
+        settings: dict[str, Any] = {
+            "n_frames": steps * model.grid.patch_size, "sampling": SamplingConfig(self.temperature, 0, 1.0, repeat_limit=0),
+            "generator": torch.Generator().manual_seed(seed),
+        }  # fmt: skip
+        if self.drafts:
+            for codes, fits in generate_audio_with_drafts(model, prompt, drafts=self.drafts, **settings):
+                self.fits += fits
+                yield codes.unflatten(0, (-1, model.grid.patch_size)).flatten(1).tolist()
+        else:
+            for codes in generate_audio(model, prompt, **settings):
+                yield [codes.flatten().tolist()]
+
+    def timed(self, rounds: Iterator[list[Any]]) -> Iterator[None]:
+        """Write a document, and pause after each round."""
+        self.documents.append(next(rounds))  # that one reads the prompt
         began = time.perf_counter()
         for found in rounds:
             self.seconds.append(time.perf_counter() - began)
-            self.counts.append(len(found[0]))
-            self.ids[-1] += found[0].tolist()
+            self.counts.append(len(found))
+            self.documents[-1] += found
             yield
             began = time.perf_counter()
 
 
-def write(model: TextModel, prompts: list[torch.Tensor], steps: int, temperatures: list[float]) -> list[Writing]:
+def write(model: TextModel | OmniModel, prompts: list[Any], steps: int, temperatures: list[float]) -> list[Writing]:
     """Go on after each prompt with every number of drafts, round by round in turns."""
     found = [Writing(k, t) for t in temperatures for k in range(len(model.mtp) + 1)]
     for i, prompt in enumerate(prompts):
-        running = [writing.rounds(model, prompt, steps, i) for writing in found]
+        running = [
+            w.timed(w.text(model, prompt, steps, i) if isinstance(model, TextModel) else w.audio(model, prompt, steps, i)) for w in found
+        ]
         while running:
             running = [rounds for rounds in running if next(rounds, "over") != "over"]
     return found
 
 
-def write_table(found: list[Writing]) -> Table:
-    columns = ("temperature", "drafts", "ids/s", "speed-up", "acceptance length", "same ids")
-    made = Table(*columns, title="writing text, round by round in turns")
+def write_table(found: list[Writing], audio: bool) -> Table:
+    unit, whole = ("patches", "clips") if audio else ("ids", "texts")
+    by_book = ["acceptance of codes, by book"] if audio else []
+    columns = ("temperature", "drafts", f"{unit}/s", "speed-up", "acceptance length", *by_book, f"same {unit}")
+    made = Table(*columns, title=f"writing {'audio' if audio else 'text'}, round by round in turns")
     for w in found:
         plain = next(p for p in found if p.temperature == w.temperature and p.drafts == 0)
-        same = sum(a == b for a, b in zip(w.ids, plain.ids, strict=True))
+        same = sum(a == b for a, b in zip(w.documents, plain.documents, strict=True))
+        shares = torch.stack(w.fits).float().mean((0, 1)).tolist() if w.fits else []
         made.add_row(
-            f"{w.temperature:g}", str(w.drafts), f"{w.speed:.0f}", f"{w.speed / plain.speed:.2f} x", f"{w.length:.2f}",
-            f"{same} of {len(w.ids)} texts, {sum(map(len, w.ids)):,} ids" if w.temperature == 0 else "-",
+            f"{w.temperature:g}", str(w.drafts), f"{w.speed:.1f}", f"{w.speed / plain.speed:.2f} x", f"{w.length:.2f}",
+            *[" ".join(f"{share:.2f}" for share in shares) or "-" for _ in by_book],
+            f"{same} of {len(w.documents)} {whole}, {sum(map(len, w.documents)):,} {unit}" if w.temperature == 0 else "-",
         )  # fmt: skip
     return made
 
 
-def prompts_of(path: Path, model: TextModel, count: int) -> list[torch.Tensor]:
+def clips_of(folder: Path, model: OmniModel, count: int) -> list[Grid]:
+    """The beginnings of clips spread over a folder of token shards, as models learn to go on from them."""
+    grid = model.grid
+    clips = AudioDocuments(SourceConfig(str(folder), "audio"), grid, sys.maxsize)
+    frames, marks = PROMPT_PATCHES * grid.patch_size, [grid.id("<|bos|>"), grid.id("<|sostm|>")]
+    long = [int(i) for i in clips.index[clips.lengths > clips.MARKS + PROMPT_PATCHES]]
+    if len(long) < count:
+        raise UserError(f"{folder} has {len(long)} clips of more than {frames} frames, and {count} are wanted")
+    return [grid.build([marks, clips.data[i]["codes"][:, :frames]]) for i in long[:: len(long) // count][:count]]
+
+
+def lines_of(path: Path, model: TextModel, count: int) -> list[torch.Tensor]:
     """The beginnings of lines spread over a text file, as bytes after `bos`."""
     try:
         lines = [line for line in path.read_bytes().splitlines() if len(line) > PROMPT]
@@ -215,20 +260,26 @@ def prompts_of(path: Path, model: TextModel, count: int) -> list[torch.Tensor]:
 
 
 def bench(
-    model: Annotated[str | None, typer.Option(help="A model of text with blocks of multi-token prediction, to write with.", show_default=False)] = None,
-    text: Annotated[Path | None, typer.Option(help="A text file whose lines it goes on from.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="A checkpoint with blocks of multi-token prediction, to write with.", show_default=False)] = None,
+    text: Annotated[Path | None, typer.Option(help="A text file whose lines a model of text goes on from.", show_default=False)] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Token shards whose clips a model of audio goes on from.", show_default=False)] = None,
     lengths: Annotated[str, typer.Option(help="Steps before the measured one, with commas between.")] = "1024,4096,16384,32768",
     repeats: Annotated[int, typer.Option(min=1, help="Steps of each model, of which the fastest counts.")] = 7,
     temperatures: Annotated[str, typer.Option(help="With commas between; 0 is greedy.")] = "0,0.5,0.8,1",
-    prompts: Annotated[int, typer.Option(min=1, help="Texts to write.")] = 8,
-    steps: Annotated[int, typer.Option(min=2, help="Ids of each text.")] = 200,
+    prompts: Annotated[int, typer.Option(min=1, help="Texts or clips to write.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Ids or patches of each.")] = 200,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
 ) -> None:
     """Print the cache's size beside full attention's, the time of a decoding step beside transformers', and, with --model and
-    --text, how much faster drafts make a model write.
+    --text or --tokens, how much faster drafts make a model write.
 
-    Example: solfa bench decode --threads 1 --model runs/omni/checkpoint --text texts/lines.txt
+    Examples:
+
+        solfa bench decode --threads 1 --model runs/text/checkpoint --text texts/lines.txt
+        solfa bench decode --threads 1 --model runs/audio/checkpoint --tokens tokens
     """
+    if [text, tokens].count(None) != (2 if model is None else 1):
+        raise UserError("--model goes with one of --text, for a model of text, and --tokens, for one of audio")
     if threads:
         torch.set_num_threads(threads)
     console = Console(width=max(150, Console().width))
@@ -237,12 +288,15 @@ def bench(
         console.print(step_table(numbers(lengths, int), repeats))
         if not find_spec("transformers"):
             print("left out: models of transformers: run pip install 'solfa[codecs]'")
-    if (model is None) != (text is None):
-        raise UserError("--model and --text go together")
-    if model is not None and text is not None:
-        loaded = TextModel.from_pretrained(model)
-        found = write(loaded, prompts_of(text, loaded, prompts), steps, numbers(temperatures, float))
-        console.print(write_table(found))
+    if model is None:
+        return
+    heat = numbers(temperatures, float)
+    if text is not None:
+        reader = TextModel.from_pretrained(model)
+        console.print(write_table(write(reader, lines_of(text, reader, prompts), steps, heat), audio=False))
+    if tokens is not None:
+        speaker = OmniModel.from_pretrained(model)
+        console.print(write_table(write(speaker, clips_of(tokens, speaker, prompts), steps, heat), audio=True))
 
 
 def numbers(words: str, kind: Callable[[str], Any]) -> list[Any]:

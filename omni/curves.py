@@ -10,7 +10,7 @@ from solfa.progress import Progress
 METRICS = "metrics.jsonl"
 
 PANELS = (  # title, prefixes of the names it shows, logarithmic
-    ("loss (nats)", ("loss", "text", "book", "heldout/"), False),
+    ("loss (nats)", ("loss", "text", "book", "mtp", "heldout/"), False),
     ("gradient norm", ("norm",), True),
     ("largest activation of each layer", ("activation/",), True),
     ("largest attention logit of each layer", ("logit/",), True),

@@ -21,10 +21,23 @@ from solfa.omni.sampling import SamplingConfig, draw, probabilities
 
 
 class Sketch(NamedTuple):
-    """A drafted patch: codes (patch_size, n_books), and what each was drawn from (patch_size, n_books, codes)."""
+    """A drafted patch: codes (patch_size, n_books), what each was drawn from (patch_size, n_books, codes), and the decoder's
+    input of it (1, 1, D)."""
 
     codes: Tensor
     guesses: Tensor
+    input: Tensor
+
+
+class Round(NamedTuple):
+    """What a round has made certain: codes (frames, n_books), one patch or more.
+
+    fits: bool (patch_size, n_books) of each draft up to the first that was not kept whole: which of its codes the model
+        agreed to, given the draft's codes before them.
+    """
+
+    codes: Tensor
+    fits: list[Tensor]
 
 
 class Pen:
@@ -69,11 +82,11 @@ def generate_audio_with_drafts(
     soft: Tensor | None = None,
     sampling: SamplingConfig | None = None,
     generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
+) -> Iterator[Round]:
     """`generate_audio` of one utterance with `drafts` patches drafted in each round.
 
-    Each yield is what a round has made certain: one patch or more, so the mean of their lengths in patches is the acceptance
-    length.  The arguments are those of `generate_audio`; the guard against loops must be off (repeat_limit=0), for it makes
+    The mean length of the rounds' codes in patches is the acceptance length; the first round, which reads the prompt, has no
+    drafts.  The arguments are those of `generate_audio`; the guard against loops must be off (repeat_limit=0), for it makes
     each code depend on all that were kept before.
     """
     grid, sampling = model.grid, sampling or SamplingConfig(repeat_limit=0)
@@ -110,7 +123,7 @@ def generate_audio_with_drafts(
         return
     frames = min(size, n_all) if n_frames is not None else size
     codes = model.patch_decoder.generate(states[:, -1], pen(), at(0), frames)[0]
-    yield codes[:frames]
+    yield Round(codes[:frames], [])
     i = 0  # the last patch that is certain; the decoder has read those before it
     while i + 1 < done:
         x = read(codes, i)
@@ -120,14 +133,15 @@ def generate_audio_with_drafts(
             ahead[0] += 1
             own = pen()
             drafted = model.patch_decoder.generate(state, own, at(ahead[0]))[0]
-            return Sketch(drafted, own.guesses(size, n_books)), read(drafted, ahead[0])[:, 0]
+            sketch = Sketch(drafted, own.guesses(size, n_books), read(drafted, ahead[0]))
+            return sketch, sketch.input[:, 0]
 
         counts = torch.tensor([states.shape[1]])
         whole = n_all // size if n_frames is not None else steps  # a patch that the end cuts short is not drafted
         sketches = drafter.draft(states, torch.cat([inputs, x], dim=1), counts, write)[: max(whole - i - 1, 0)]
-        inputs = torch.cat([x[:, :0], *(read(s.codes, i + 1 + j) for j, s in enumerate(sketches))], dim=1)
+        inputs = torch.cat([x[:, :0], *(s.input for s in sketches)], dim=1)
         states, past = model.decoder(torch.cat([x, inputs], dim=1), cache=cache), cache.length
-        kept, certain = 0, []
+        kept, certain, judgements = 0, [], list[Tensor]()
         judged = _judge(model, states, sketches, [at(i + 1 + j) for j in range(len(sketches))], sampling)
         for j in range(len(sketches) + 1):
             state = states[:, j]
@@ -139,6 +153,7 @@ def generate_audio_with_drafts(
                 codes = model.patch_decoder.generate(state, pen(), at(i + 1 + j), frames)[0]
             else:
                 fits, replaced = _keep(sketches[j], judged[j], generator)
+                judgements.append(fits)
                 codes = sketches[j].codes
                 if not fits.all():
                     free = int(step_of[~fits].min()) + 1
@@ -148,7 +163,7 @@ def generate_audio_with_drafts(
             if kept <= j:
                 break
         if certain:
-            yield torch.cat(certain)
+            yield Round(torch.cat(certain), judgements)
         cache.rollback(past - len(sketches) + kept)
         states, inputs = states[:, : kept + 1], inputs[:, :kept]
         i += len(certain)

@@ -193,6 +193,11 @@ def shard_like(full: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
+def whole(x: Tensor) -> Tensor:
+    """The inverse: all of a tensor that may be sharded, on the CPU; every process must ask."""
+    return (x.full_tensor() if isinstance(x, DTensor) else x).detach().cpu()
+
+
 @torch.no_grad()
 def qk_clip(decoder: HybridDecoder, logits: list[Tensor], limit: float) -> int:
     """Shrink the query and key weights of heads whose largest logit was above `limit`, so that it would have been that.

@@ -20,7 +20,6 @@ import torch
 import torch.distributed
 import typer
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from solfa import recipe as recipes
@@ -43,6 +42,7 @@ from solfa.omni.stability import (
     qk_clip,
     revive_routers,
     shard_like,
+    whole,
 )
 from solfa.progress import Progress
 from solfa.training import cosine_rate, find_state, load_state, save_state, wsd_rate
@@ -55,7 +55,7 @@ class OmniRecipe:
     init: a checkpoint of the same shape to start from.
     tied: whether a model of text alone reads and writes with one table.
     mtp: blocks of multi-token prediction, whose losses weigh `mtp_weight` together.  One is trained first; a run whose `init`
-        has one and that has more starts each from a copy.  Models of text alone only.
+        has one and that has more starts each from a copy.
     books: rows of audio in the grid, of `codebook_size` codes; 0 trains a model of text alone.
     row_steps, rows: a step of training reads `rows` rows of `row_steps` steps, `rows_at_once` in one pass of one process.
     schedule: "cosine", or "wsd" (warm up, stay, decay); `warmup` and `decay` are shares of the run.
@@ -120,8 +120,8 @@ def make_objective(recipe: OmniRecipe) -> Objective:
         grid = TokenGrid(BYTES, books=(), patch_size=1)
         return TextObjective(grid, recipe.decoder, recipe.tied, recipe.mtp, recipe.mtp_weight)
     grid = TokenGrid(BYTES, (recipe.codebook_size,) * recipe.books, recipe.patch_size)
-    config = OmniConfig(grid, recipe.decoder, recipe.patch_encoder, recipe.patch_decoder)
-    return OmniObjective(config, recipe.text_weight, recipe.book_weights[: recipe.books])
+    config = OmniConfig(grid, recipe.decoder, recipe.patch_encoder, recipe.patch_decoder, mtp=recipe.mtp)
+    return OmniObjective(config, recipe.text_weight, recipe.book_weights[: recipe.books], recipe.mtp_weight)
 
 
 class Step(NamedTuple):
@@ -231,7 +231,7 @@ class Trainer:
                 (self.processes * (weights * share) @ means).backward()
             sums += share * means.detach()
         sums = self._sum(sums)
-        return {"loss": float(sums @ weights), **dict(zip(self.objective.names, sums.tolist(), strict=True))}
+        return {"loss": float(sums @ weights), **self.objective.report(sums)}
 
     def step(self) -> "Step":
         """Train on one step of the data, or not, if the guard forbids it."""
@@ -384,11 +384,6 @@ class Trainer:
             if log is not None and bar is not None:
                 log.close(bar)
         return self.out / "checkpoint"
-
-
-def whole(x: Tensor) -> Tensor:
-    """All of a tensor that may be sharded, on the CPU; every process must ask."""
-    return (x.full_tensor() if isinstance(x, DTensor) else x).detach().cpu()
 
 
 def train(

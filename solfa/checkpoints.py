@@ -39,11 +39,11 @@ def resolve(name: str | Path | None, kind: str) -> Path:
         return folder
     if not isinstance(name, Path) and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
             return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt"]))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
             raise UserError(f"checkpoint {name!r} is neither a folder here nor reachable on the hub ({type(e).__name__})") from e
     raise UserError(f"no checkpoint {str(name)!r}: give a folder, a hub id, or one of {', '.join(bundled()) or 'none bundled'}")
 

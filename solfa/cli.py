@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval tts": ("solfa.tts.evaluate:evaluate", "Measure how well speech follows text and instruction."),
     "bench codec": ("solfa.tokenizers.audio.bench:bench", "Compare the codec's speed and memory with Mimi, EnCodec and DAC."),
     "bench decode": ("solfa.omni.bench:bench", "Measure what sliding layers and drafts save when a decoder writes."),
+    "bench tts": ("solfa.tts.bench:bench", "Measure the speaker's speed, where its time goes, and what drafts would save."),
     "info": ("solfa.info:info", "Show versions, device, bundled checkpoints and optional parts."),
 }
 

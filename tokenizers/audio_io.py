@@ -21,13 +21,12 @@ import soundfile
 
 from solfa.atomic import write_bytes
 from solfa.errors import UserError
-from solfa.tokenizers.resampling import Samples, StreamResampler
+from solfa.tokenizers.resampling import RATES, Samples, StreamResampler
 
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .m4a .m4b .mp4 .aac .aif .aiff .aifc .au .caf .w64 .wma .amr .3gp .webm .mkv .mka .mov".split()
 )  # fmt: skip
 WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
-RATES = range(1_000, 1_000_000)  # Hz; a header outside is damaged, and resampling from it would fill the memory
 BLOCK = 1 << 18  # samples read at once, of all channels together
 FULL_SCALE = 32_767 / 32_768  # the largest sample that 16 bits hold
 

@@ -26,10 +26,10 @@ from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.container import SUFFIX, Recording, read_sfa
 from solfa.tokenizers.audio.model import AudioTokenizer
 from solfa.tokenizers.audio.prior import LearnedPrior, load_prior
-from solfa.tokenizers.audio_io import AUDIO_SUFFIXES, RATES, check_writable
+from solfa.tokenizers.audio_io import AUDIO_SUFFIXES, check_writable
 from solfa.tokenizers.corpus import Clip, read_corpus, safe_id
 from solfa.tokenizers.decoding import check_recording, decode_blocks, write_blocks
-from solfa.tokenizers.resampling import Samples
+from solfa.tokenizers.resampling import RATES, Samples
 from solfa.tokenizers.shard_by_shard import Damaged, shard_by_shard
 from solfa.tokenizers.token_dataset import TokenDataset, find_shards
 from solfa.tokenizers.tokenizing import (

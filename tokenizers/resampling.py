@@ -4,7 +4,21 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from solfa.errors import UserError
+
 Samples = NDArray[np.float32]
+RATES = range(1_000, 1_000_000)  # Hz; resampling from or to others would fill the memory
+
+
+def check_rate(rate: float) -> int:
+    """The rate in Hz.  Raises: UserError for what is no whole number, or none of `RATES`."""
+    try:
+        whole = int(rate)
+    except (TypeError, ValueError, OverflowError):
+        whole = 0
+    if whole != rate or whole not in RATES:
+        raise UserError(f"sample rate should be a whole number of Hz from {RATES.start} to {RATES.stop - 1}, not {rate!r}")
+    return whole
 
 
 def resample(samples: Samples, source: int, target: int) -> Samples:

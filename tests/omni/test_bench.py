@@ -4,13 +4,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from solfa.cli import run as solfa
 from solfa.omni import bench
 from solfa.omni.decoder import AttentionConfig, DecoderConfig
+from solfa.omni.grid import TokenGrid
+from solfa.omni.model import OmniConfig, OmniModel
+from solfa.omni.patches import LocalConfig
 from solfa.omni.text import TextConfig, TextModel
+from solfa.tokenizers.shard_formats import Header
+from solfa.tokenizers.shards import ShardWriter
 
 HEADS: dict[str, Any] = {"heads": 2, "kv_heads": 1, "qk_dim": 16, "v_dim": 16, "rotary_dim": 16}
 TINY = DecoderConfig(
@@ -61,16 +67,56 @@ def test_writing_with_drafts_is_compared_with_writing_without(checkpoint, tmp_pa
     assert all(1 <= float(r[4]) <= 1 + int(r[1]) for r in rows)
 
 
+@pytest.fixture
+def speaker(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    local = LocalConfig(dim=16, layers=1, heads=2, ffn_dim=24)
+    OmniModel(OmniConfig(TokenGrid(256, (6, 6, 6), patch_size=2), TINY, local, local, mtp=2)).save_pretrained(tmp_path / "speaker")
+    return tmp_path / "speaker"
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    with ShardWriter(tmp_path / "tokens", Header("tiny", "f", 24_000, 25.0, 4, 6)) as writer:
+        for i in range(9):
+            codes = np.random.default_rng(i).integers(0, 6, (4, 13 + i))
+            row = {"id": str(i), "audio": "", "codes": codes, "frames": codes.shape[1], "text": ""}
+            writer.add({**row, "duration": 1.0, "samples": 24_000, "sample_rate": 24_000})
+        writer.flush()
+    return tmp_path / "tokens"
+
+
+def test_writing_audio_with_drafts_is_compared_with_writing_without(speaker, tokens, capsys):
+    words = ["--model", str(speaker), "--tokens", str(tokens), "--lengths", "", "--prompts", "2", "--steps", "6"]
+    assert solfa(["bench", "decode", *words, "--temperatures", "0,1"]) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if " x " in line]
+    assert [(r[0], r[1]) for r in rows] == [(t, d) for t in "01" for d in "012"]
+    assert all(r[6] == "2 of 2 clips, 12 patches" for r in rows[:3]) and rows[0][3] == "1.00 x"
+    assert all(1 <= float(r[4]) <= 1 + int(r[1]) for r in rows)
+    for r in rows:
+        shares = [float(word) for word in r[5].split()] if r[1] != "0" else []
+        assert r[5] == "-" if r[1] == "0" else len(shares) == 3 and all(0 <= share <= 1 for share in shares)
+    assert solfa(["bench", "decode", *words, "--prompts", "6"]) == 2
+    assert "has 5 clips of more than 16 frames, and 6 are wanted" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--lengths", "1k"], "'1k' should be numbers"),
-        (["--lengths", "", "--text", "x"], "go together"),
+        (["--lengths", "", "--text", "x"], "--model goes with one of --text, for a model of text, and --tokens, for one of audio"),
+        (["--lengths", "", "--model", "x"], "--model goes with one of"),
+        (["--lengths", "", "--model", "x", "--text", "x", "--tokens", "x"], "--model goes with one of"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(words, sentence, capsys):
     assert solfa(["bench", "decode", *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_the_model_fits_what_it_goes_on_from(checkpoint, tokens, capsys):
+    assert solfa(["bench", "decode", "--lengths", "", "--model", str(checkpoint), "--tokens", str(tokens)]) == 2
+    assert "kind 'text_lm', but 'omni' is needed" in capsys.readouterr().err
 
 
 def test_texts_are_long_enough_and_many_enough(checkpoint, tmp_path, capsys):

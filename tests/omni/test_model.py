@@ -8,7 +8,6 @@ from solfa.omni.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.grid import TokenGrid
 from solfa.omni.model import OmniConfig, OmniModel, loss
 from solfa.omni.patches import LocalConfig
-from solfa.recipe import build
 
 GRID = TokenGrid(text_size=30, books=(64, 64, 64))
 LOCAL = LocalConfig(dim=32, layers=1, heads=2, ffn_dim=64)
@@ -110,7 +109,12 @@ def test_steps_without_audio_cost_nothing_but_text(model):
     losses.total.backward()
 
 
-def test_configuration_survives_json():
-    import json
-
-    assert build(OmniConfig, json.loads(json.dumps(dataclasses.asdict(CONFIG))), "config.json") == CONFIG
+def test_a_checkpoint_is_the_model_again(tmp_path):
+    torch.manual_seed(0)
+    model = OmniModel(dataclasses.replace(CONFIG, mtp=2)).eval()
+    model.save_pretrained(tmp_path)
+    again = OmniModel.from_pretrained(tmp_path)
+    assert again.config == model.config and not again.training
+    tensors = again.state_dict()
+    assert tensors.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items())

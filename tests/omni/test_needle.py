@@ -96,11 +96,13 @@ def accuracy(model: TextModel, length: int, texts: int = 16) -> float:
 def test_needles_are_found_at_many_times_the_length_of_training(capsys):
     """`pytest tests/omni/test_needle.py -m slow -s` prints the table of docs/decoder.md."""
     found = {}
+    with capsys.disabled():
+        print("\n" + "".join(f"{n:>8,}" for n in LENGTHS), "ids")
     for name, rotary_dim in DESIGNS.items():
         model = trained(decoder(rotary_dim), 2000)
         found[name] = [accuracy(model, n) for n in LENGTHS]
         with capsys.disabled():
-            print("", *(f"{n:>7,}" for n in LENGTHS), *(f"{a:7.2f}" for a in found[name]), name)
+            print("".join(f"{a:8.2f}" for a in found[name]), name)
     free, rotary, sliding = found.values()
     assert min(free[:4]) > 0.9
     assert max(sliding) < 0.5

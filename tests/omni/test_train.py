@@ -17,6 +17,7 @@ import yaml
 from solfa.cli import run as solfa
 from solfa.errors import UserError
 from solfa.omni.curves import read_metrics
+from solfa.omni.model import OmniModel
 from solfa.omni.packing import SourceConfig
 from solfa.omni.patches import LocalConfig
 from solfa.omni.text import TextModel
@@ -147,7 +148,7 @@ for path, steps in zip(sys.argv[1::2], sys.argv[2::2]):
 
 
 def test_two_processes_compute_what_one_does(omni_recipe, mixed_recipe, tmp_path):
-    """Sharded by FSDP2: text, audio and heads that are clipped; and one process goes on from what two have saved.
+    """Sharded by FSDP2: text, audio, blocks of multi-token prediction and heads that are clipped; and one process goes on from what two have saved.
 
     With experts for a few steps only, after which rounding sends some step to another expert.
     """
@@ -155,7 +156,8 @@ def test_two_processes_compute_what_one_does(omni_recipe, mixed_recipe, tmp_path
     experts = dataclasses.replace(mixed_recipe, stability=stability, learning_rate=3e-3, checkpointing=True)
     dense = dataclasses.replace(experts, decoder=dataclasses.replace(experts.decoder, moe=None))
     text = dataclasses.replace(omni_recipe, decoder=dense.decoder, mtp=1, tied=True)
-    few = [(dataclasses.replace(r, out=f"{r.out}-{name}"), 5) for name, r in (("experts", experts), ("text", text))]
+    ahead = dataclasses.replace(experts, mtp=2)
+    few = [(dataclasses.replace(r, out=f"{r.out}-{name}"), 5) for name, r in (("experts", ahead), ("text", text))]
     runs = [(dense, 20), *few]
     (tmp_path / "worker.py").write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(tmp_path / "worker.py")]
@@ -190,6 +192,32 @@ def test_audio_and_text_are_learned_together(mixed_recipe):
     weights = trainer.objective.weights.tolist()
     assert weights == pytest.approx([1.0, 2 / 3, 1 / 3])
     assert last["loss"] == pytest.approx(last["text"] + (2 * last["book 0"] + last["book 1"]) / 3)
+
+
+def test_the_loss_of_blocks_is_the_same_in_any_number_of_passes(mixed_recipe):
+    found = []
+    for rows in (4, 1):
+        trainer = Trainer(dataclasses.replace(mixed_recipe, mtp=2, rows_at_once=rows))
+        trainer.model.train()
+        losses = trainer.losses(trainer.batch(0), backward=True)
+        assert losses["loss"] == pytest.approx(
+            losses["text"] + (2 * losses["book 0"] + losses["book 1"]) / 3 + 0.15 * (losses["mtp 1"] + losses["mtp 2"]), rel=1e-5
+        )
+        found.append([*map(torch.tensor, losses.values()), *(p.grad for p in trainer.parameters)])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, atol=2e-6, rtol=1e-4)
+
+
+def test_blocks_of_audio_start_from_the_one_of_a_checkpoint(mixed_recipe, tmp_path):
+    one = Trainer(dataclasses.replace(mixed_recipe, mtp=1))
+    one.save()
+    three = Trainer(dataclasses.replace(mixed_recipe, mtp=3, init=f"{mixed_recipe.out}/checkpoint", out=str(tmp_path / "three")))
+    three.save()
+    model = OmniModel.from_pretrained(tmp_path / "three" / "checkpoint")
+    assert len(model.mtp) == 3
+    for block in model.mtp:
+        for name, value in one.model.mtp[0].state_dict().items():
+            assert torch.equal(block.state_dict()[name], value.bfloat16().float()), name
 
 
 def test_a_run_starts_from_a_checkpoint(omni_recipe, tmp_path):

@@ -3,12 +3,13 @@
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solfa.errors import UserError
-from solfa.tokenizers.resampling import resample, resampled_length
+from solfa.tokenizers.resampling import check_rate, resample, resampled_length
 
 if TYPE_CHECKING:
     from solfa.tokenizers.audio.streaming import StreamDecoder, StreamEncoder
@@ -107,18 +108,10 @@ class Codec(nn.Module):
             lengths: (B,) true samples per row of a padded batch; frames past a row's own end are to be ignored.
             books: how many to search for; the same codes as the first of all.
 
-        Raises: UserError for empty, non-float or non-finite audio.
+        Raises: UserError for empty, non-float or non-finite audio, and for impossible rates, lengths or books.
         """
-        if not isinstance(wav, Tensor) or not wav.is_floating_point() or wav.dim() not in (1, 2):
-            raise UserError("audio to encode should be a float tensor (samples,) or (batch, samples)")
-        if wav.numel() == 0:
-            raise UserError("audio to encode is empty")
-        if sample_rate <= 0:
-            raise UserError(f"sample rate should be positive, not {sample_rate}")
+        wav, sample_rate, lengths = self.check_audio(wav, sample_rate, lengths)
         books = self.check_books(books)
-        wav = torch.atleast_2d(wav).float()
-        if not torch.isfinite(torch.stack(wav.aminmax())).all():
-            raise UserError("audio to encode has NaN or infinite samples")
         if lengths is not None and self.rows_apart:
             alone = [self.encode(row[:end], sample_rate, books=books)[0] for row, end in zip(wav, lengths.tolist(), strict=True)]
             frames = -(-resampled_length(wav.shape[1], sample_rate, self.sample_rate) // self.hop)
@@ -130,7 +123,8 @@ class Codec(nn.Module):
             rows = [resample(row[:end].cpu().numpy(), sample_rate, self.sample_rate) for row, end in zip(wav, ends, strict=True)]
             longest = resampled_length(wav.shape[1], sample_rate, self.sample_rate)
             wav = torch.stack([F.pad(torch.from_numpy(row), (0, longest - len(row))) for row in rows])
-        return self._encode(F.pad(wav, (0, -wav.shape[1] % self.hop)).to(self.device), books)
+        with torch.autocast(self.device.type, enabled=False):  # codes do not depend on what the caller is in
+            return self._encode(F.pad(wav, (0, -wav.shape[1] % self.hop)).to(self.device), books)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
@@ -141,7 +135,8 @@ class Codec(nn.Module):
         codes = self.check_codes(codes)
         if codes.numel() == 0:
             raise UserError(f"codes should be (batch, books, frames), not {tuple(codes.shape)}, which is none")
-        return self._decode(codes)
+        with torch.autocast(self.device.type, enabled=False):
+            return self._decode(codes)
 
     def stream_encoder(self, books: int | None = None, sample_rate: int | None = None) -> "StreamEncoder":
         """What `encode` does, for audio that comes piece by piece: an object with `push` and `finish`.
@@ -161,14 +156,35 @@ class Codec(nn.Module):
         """
         raise UserError(f"{self.name} cannot decode a stream")
 
+    def check_audio(self, wav: Tensor, sample_rate: int, lengths: Tensor | None) -> tuple[Tensor, int, Tensor | None]:
+        """Arguments of `encode` -> float32 (B, samples), rate in Hz, int64 (B,) where there are lengths.  Raises: UserError as there."""
+        if not isinstance(wav, Tensor) or not wav.is_floating_point() or wav.dim() not in (1, 2):
+            found = f"{wav.dtype} {tuple(wav.shape)}" if isinstance(wav, Tensor) else type(wav).__name__
+            raise UserError(f"audio to encode should be a float tensor (samples,) or (batch, samples), about -1..1, not {found}")
+        if wav.numel() == 0:
+            raise UserError("audio to encode is empty")
+        sample_rate = check_rate(sample_rate)
+        wav = torch.atleast_2d(wav).detach().float()
+        if not torch.isfinite(torch.stack(wav.aminmax())).all():
+            raise UserError("audio to encode has NaN or infinite samples")
+        if lengths is not None:
+            most = wav.shape[1]
+            lengths = torch.as_tensor(lengths, device=wav.device)
+            whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+            if not whole or lengths.shape != (len(wav),) or ((lengths < 1) | (lengths > most)).any():
+                raise UserError(f"lengths should be {len(wav)} integers from 1 to {most}, not {lengths.tolist()}")
+        return wav, sample_rate, lengths
+
     def check_books(self, books: int | None) -> int:
         """`books`, or all of them.  Raises: UserError for none or more than there are."""
-        if books is not None and not 1 <= books <= self.books:
-            raise UserError(f"{self.name} has {self.books} books, so asking for {books} makes no sense")
-        return books or self.books
+        if books is not None and not (isinstance(books, (int, np.integer)) and 1 <= books <= self.books):
+            raise UserError(f"{self.name} has {self.books} books, so asking for {books!r} makes no sense")
+        return self.books if books is None else int(books)
 
     def check_codes(self, codes: Tensor) -> Tensor:
         """(B, k, frames) as int64 on the codec's device.  Raises: UserError as `decode`, but for no frames."""
+        if not isinstance(codes, Tensor):
+            raise UserError(f"codes should be an integer tensor (batch, books, frames), not {type(codes).__name__}")
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise UserError(f"codes should be integers, not {codes.dtype}")
         if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.books:

@@ -23,8 +23,7 @@ from solfa.errors import UserError
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.prior import RARE, AdaptivePrior, Codes, LearnedPrior, Prior
 from solfa.tokenizers.audio.range_coder import RangeDecoder, RangeEncoder
-from solfa.tokenizers.audio_io import RATES
-from solfa.tokenizers.resampling import resampled_length
+from solfa.tokenizers.resampling import RATES, resampled_length
 
 SUFFIX = ".sfa"
 START = b"SFA\x01"

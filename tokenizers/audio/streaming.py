@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from solfa.errors import UserError
-from solfa.tokenizers.resampling import StreamResampler
+from solfa.tokenizers.resampling import StreamResampler, check_rate
 
 if TYPE_CHECKING:
     from solfa.tokenizers.audio.model import AudioTokenizer
@@ -93,8 +93,7 @@ class StreamEncoder(_Pieces):
     def __init__(self, codec: "AudioTokenizer", books: int, sample_rate: int):
         super().__init__(codec, codec.hop, codec.encoder_delay)
         self.books, self.samples = books, 0
-        if sample_rate <= 0:
-            raise UserError(f"sample rate should be positive, not {sample_rate}")
+        sample_rate = check_rate(sample_rate)
         self.resampler = None if sample_rate == codec.sample_rate else StreamResampler(sample_rate, codec.sample_rate)
 
     def push(self, samples: Tensor | NDArray[np.floating]) -> Tensor:
@@ -103,12 +102,17 @@ class StreamEncoder(_Pieces):
         Raises: UserError for audio that is not float, flat and finite, and after `finish`.
         """
         self.check_open()
-        x = samples if isinstance(samples, Tensor) else torch.from_numpy(np.array(samples))
-        if not x.is_floating_point() or x.dim() != 1 or not torch.isfinite(x).all():
+        if not isinstance(samples, Tensor):
+            array = np.asarray(samples)
+            if array.dtype.kind != "f":
+                raise UserError(f"audio to push should be float samples (n,), not {array.dtype}")
+            samples = torch.from_numpy(array.astype(np.float32))
+        x = samples.detach()
+        if not x.is_floating_point() or x.dim() != 1 or not torch.isfinite(x := x.float()).all():
             raise UserError("audio to push should be finite float samples (n,)")
         if self.resampler:
-            x = torch.from_numpy(self.resampler.push(x.float().cpu().numpy()))
-        return self.run(x.float()[None])[0]
+            x = torch.from_numpy(self.resampler.push(x.cpu().numpy()))
+        return self.run(x[None])[0]
 
     def finish(self) -> Tensor:
         """The sound ends -> int64 (books, frames), the codes that are left."""
@@ -122,10 +126,11 @@ class StreamEncoder(_Pieces):
         self.samples += x.shape[1]
         x = x.to(self.codec.device)
         codes = [torch.zeros(len(x), self.books, 0, dtype=torch.long, device=x.device)]
-        for piece in self.pieces(x, ended):
-            if self.stream.ended:
-                piece = F.pad(piece, (0, -self.samples % self.codec.hop))
-            codes.append(self.codec.encode_piece(piece, self.books, self.stream))
+        with torch.autocast(x.device.type, enabled=False):
+            for piece in self.pieces(x, ended):
+                if self.stream.ended:
+                    piece = F.pad(piece, (0, -self.samples % self.codec.hop))
+                codes.append(self.codec.encode_piece(piece, self.books, self.stream))
         return torch.cat(codes, dim=2)
 
 
@@ -141,7 +146,7 @@ class StreamDecoder(_Pieces):
         Raises: UserError for a wrong shape, ids outside a book, and after `finish`.
         """
         self.check_open()
-        codes = self.codec.check_codes(codes[None])
+        codes = self.codec.check_codes(codes[None] if isinstance(codes, Tensor) else codes)
         if self.waiting is not None and self.waiting.shape[1] != codes.shape[1]:
             raise UserError(
                 f"this stream began with {self.waiting.shape[1]} books and cannot go on with {codes.shape[1]}"
@@ -158,6 +163,7 @@ class StreamDecoder(_Pieces):
     def run(self, codes: Tensor, ended: bool = False) -> Tensor:
         """The next codes (B, k, frames), all valid, of B sounds of equal length -> float32 (B, samples)."""
         wav = [torch.zeros(len(codes), 0, device=codes.device)]
-        for piece in self.pieces(codes, ended):
-            wav.append(self.codec.decode_piece(piece, self.stream))
+        with torch.autocast(codes.device.type, enabled=False):
+            for piece in self.pieces(codes, ended):
+                wav.append(self.codec.decode_piece(piece, self.stream))
         return torch.cat(wav, dim=1)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solfa import checkpoints
-from solfa.errors import UserError
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.mimo.config import NORMS, SEGMENT, MiMoAudioTokenizerConfig, read_config
 from solfa.tokenizers.mimo.quantizer import ResidualVectorQuantizer
@@ -204,24 +203,16 @@ class MiMoAudioTokenizer(Codec):
     @torch.inference_mode()
     def encode(self, wav: Tensor, sample_rate: int, lengths: Tensor | None = None, books: int | None = None) -> Tensor:
         """As `Codec.encode`, with each row heard up to its own last sample: silence after it would change the codes."""
-        if not isinstance(wav, Tensor) or not wav.is_floating_point() or wav.dim() not in (1, 2):
-            raise UserError("audio to encode should be a float tensor (samples,) or (batch, samples)")
-        if wav.numel() == 0:
-            raise UserError("audio to encode is empty")
-        if sample_rate <= 0:
-            raise UserError(f"sample rate should be positive, not {sample_rate}")
-        if books is not None and not 1 <= books <= self.books:
-            raise UserError(f"{self.name} has {self.books} books, so asking for {books} makes no sense")
-        wav = torch.atleast_2d(wav).float()
-        if not torch.isfinite(wav).all():
-            raise UserError("audio to encode has NaN or infinite samples")
+        wav, sample_rate, lengths = self.check_audio(wav, sample_rate, lengths)
+        books = self.check_books(books)
         ends = [wav.shape[1]] * len(wav) if lengths is None else lengths.tolist()
         rows = [row[:end] for row, end in zip(wav, ends, strict=True)]
         if sample_rate != self.sample_rate:
             rows = [torch.from_numpy(resample(row.cpu().numpy(), sample_rate, self.sample_rate)) for row in rows]
         longest = resampled_length(wav.shape[1], sample_rate, self.sample_rate)
         x = torch.stack([F.pad(row, (0, longest + -longest % self.hop - len(row))) for row in rows])
-        return self._encode(x.to(self.device), books or self.books, [len(row) for row in rows])
+        with torch.autocast(self.device.type, enabled=False):
+            return self._encode(x.to(self.device), books, [len(row) for row in rows])
 
     def _encode(self, x: Tensor, books: int, ends: Sequence[int] | None = None) -> Tensor:
         """`ends`: samples that each row has; all of them by default.

@@ -1,0 +1,126 @@
+"""`solfa bench tts` around an untrained speaker: its tables hold what was measured.  Only that times add up is tested."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from solfa.cli import run as solfa
+from solfa.omni.decoder import AttentionConfig, DecoderConfig
+from solfa.omni.patches import LocalConfig
+from solfa.omni.sampling import SamplingConfig
+from solfa.tokenizers.audio.model import AudioTokenizer
+from solfa.tokenizers.text import TextTokenizer
+from solfa.tts import bench
+from solfa.tts.model import TTSConfig, TTSModel, Voice
+from solfa.tts.planner import PlannerConfig
+from solfa.tts.speak import TTS
+from solfa.tts.train import save_pretrained
+
+SENTENCES = ["Breathe in.", "Cut the pie.", "Wake and rise."]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_codec_folder: Path) -> Path:
+    codec, text = AudioTokenizer.from_pretrained(tiny_codec_folder), TextTokenizer.from_pretrained()
+    small, local = AttentionConfig(heads=2, kv_heads=1, qk_dim=16, v_dim=16, rotary_dim=8), LocalConfig(16, 1, 2, 32)
+    config = TTSConfig(
+        voices=(Voice("described"), Voice("ann", 1.0, 0.0, 200.0)), codec=str(tiny_codec_folder),
+        codec_fingerprint=codec.fingerprint, books=2, codebook_size=32, slot_dim=8,
+        planner=PlannerConfig(text.vocab_size, dim=16, layers=1, heads=2, ffn_dim=32, voice_dim=16),
+        decoder=DecoderConfig(32, 2, 48, (0,), full=small, sliding=dataclasses.replace(small, window=8, sink=True)),
+        patch_encoder=local, patch_decoder=local,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = TTSModel(config)
+    with torch.no_grad():  # phones of about 60 ms, as a trained planner would say, and codes that are not all alike
+        model.planner.state_dict()["predict.2.bias"][0] = 2.0
+        model.omni.patch_decoder.heads.weight.mul_(10)
+    out = tmp_path_factory.mktemp("speakers") / "untrained"
+    save_pretrained(out, config, model.state_dict())
+    return out
+
+
+@pytest.fixture
+def tts(folder: Path) -> TTS:
+    return TTS.from_pretrained(folder)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command has few and short sentences to say, and writes one of them with drafts."""
+    monkeypatch.setattr(bench, "heldout_sentences", lambda: SENTENCES)
+    monkeypatch.setattr(bench, "MEASURED", 1)
+
+
+def test_parts_sum_to_the_whole(tts: TTS) -> None:
+    timed = bench.TimedTTS(tts.model, tts.codec, tts.text, tts.styles)
+    timed.run(SENTENCES[0])
+    began = time.perf_counter()
+    run = timed.run(" ".join(SENTENCES))
+    took = time.perf_counter() - began
+    assert 0.7 * took < run.whole <= took
+    assert list(run.parts) == list(bench.PARTS) and all(seconds > 0 for seconds in run.parts.values())
+    assert 0 < run.first < run.whole, "the first of three sentences is ready before the last"
+    assert run.speech == pytest.approx(tts.say(" ".join(SENTENCES), bench.STYLES[0]).duration)
+
+
+def test_a_block_reads_the_states_that_the_speaker_wrote_from(tts: TTS) -> None:
+    plan = bench.planned(tts, SENTENCES[2], 0)
+    written, states, model = list[torch.Tensor](), list[torch.Tensor](), tts.model.omni
+    with model.decoder.register_forward_hook(lambda _m, _i, found: states.append(found[:, -1])):
+        for patch in tts.write(plan, SamplingConfig(), torch.Generator().manual_seed(0)):
+            written.append(patch)
+    x = bench.lesson(model, plan, torch.cat(written))
+    n = len(x.patches)
+    assert n == sum(len(patch) == model.grid.patch_size for patch in written) - 1 > 1
+    assert all(torch.equal(a, b) for a, b in zip(x.patches, written[1:], strict=False))
+    torch.testing.assert_close(x.true, torch.cat(states[1 : n + 1]), atol=1e-4, rtol=1e-4)
+    own, whole = x.states[0, x.before + 1 :], x.foreseen(bench.MTP(model.config.decoder, 1))
+    assert whole.shape == x.true.shape and torch.equal(own[:n], x.true)
+
+
+def test_a_block_learns_and_drafts_change_no_greedy_code(tts: TTS) -> None:
+    fitted = bench.fit(tts, SENTENCES, 0.02)
+    assert fitted.sentences >= 1 and fitted.steps >= 1
+    plans = [bench.planned(tts, sentence, 7) for sentence in SENTENCES]
+    greedy = SamplingConfig(temperature=0, repeat_limit=0)
+    found = bench.draft(tts.model.omni, fitted.mtp, plans, greedy)
+    torch.manual_seed(0)
+    untrained = bench.draft(tts.model.omni, bench.MTP(tts.model.omni.config.decoder, 1), plans, greedy)
+    assert found.same == untrained.same == found.utterances == 3
+    assert found.books.shape == (2,) and ((found.books >= 0) & (found.books <= 1)).all()
+    assert found.books.mean() > untrained.books.mean() + 0.1
+    assert 1 <= untrained.length <= found.length <= 2 and found.speedup > 0
+
+
+@pytest.mark.usefixtures("few")
+def test_both_tables_are_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert solfa(["bench", "tts", "--repeats", "1", "--drafts-minutes", "0.01", "--checkpoint", str(folder)]) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    speed, drafts = rows[:3], rows[3:]
+    assert [row[0] for row in speed] == ["two words", "a sentence", "five sentences"]
+    for _, speech, took, factor, first, *parts in speed:
+        assert 0.1 <= float(speech[:-2]) < 60 and 0 < float(first[:-2]) <= float(took[:-2])
+        assert sum(float(part.split()[0]) for part in parts) == pytest.approx(1000 * float(factor), abs=6)
+    assert [row[0] for row in drafts] == ["0", "0.15"]
+    assert [row[4] for row in drafts] == ["1 of 1 sentences", "-"]
+    for _, speedup, length, books, _ in drafts:
+        assert float(speedup.split()[0]) > 0 and 1 <= float(length) <= 2
+        assert all(0 <= float(share) <= 1 for share in books.split()) and len(books.split()) == 2
+
+
+@pytest.mark.usefixtures("few")
+def test_without_minutes_no_draft_is_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert solfa(["bench", "tts", "--repeats", "1", "--checkpoint", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "real-time factor" in out and "draft" not in out
+
+
+@pytest.mark.parametrize("words", [["--repeats", "0"], ["--drafts-minutes", "0"], ["--checkpoint", "/nowhere"]])
+def test_mistakes_are_told_in_a_sentence(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert solfa(["bench", "tts", *words]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("solfa: ") and message.count("\n") == 1

@@ -97,7 +97,8 @@ def generate_audio_with_drafts(
     n_all = n_frames if n_frames is not None else max_frames
     steps = grid.patches(n_all)
     conds = None if cond is None else grid.fold_frames(cond)[:, None]  # (steps, 1, patch, cond_dim)
-    step_of = torch.arange(size)[:, None] + torch.arange(n_books)  # in which local step a code is written
+    # in which local step a code is written
+    step_of = (torch.arange(size)[:, None] + torch.arange(n_books)).to(model.text_embed.weight.device)
 
     def at(i: int) -> Tensor | None:
         return conds[i] if conds is not None and i < steps else None
@@ -136,7 +137,7 @@ def generate_audio_with_drafts(
             sketch = Sketch(drafted, own.guesses(size, n_books), read(drafted, ahead[0]))
             return sketch, sketch.input[:, 0]
 
-        counts = torch.tensor([states.shape[1]])
+        counts = torch.tensor([states.shape[1]], device=states.device)
         whole = n_all // size if n_frames is not None else steps  # a patch that the end cuts short is not drafted
         sketches = drafter.draft(states, torch.cat([inputs, x], dim=1), counts, write)[: max(whole - i - 1, 0)]
         inputs = torch.cat([x[:, :0], *(s.input for s in sketches)], dim=1)
@@ -185,6 +186,6 @@ def _judge(
 def _keep(sketch: Sketch, probs: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Each code by itself, given those before it: whether it is kept (patch_size, n_books), and the codes, others replaced."""
     own, guessed = (x.gather(-1, sketch.codes[..., None])[..., 0] for x in (probs, sketch.guesses))
-    kept = torch.rand(own.shape, generator=generator) * guessed < own
+    kept = torch.rand(own.shape, device=own.device, generator=generator) * guessed < own
     rest = (probs - sketch.guesses).clamp(min=0)
     return kept, torch.where(kept, sketch.codes, draw(torch.where(rest.sum(-1, keepdim=True) > 0, rest, probs), generator))

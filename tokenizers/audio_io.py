@@ -23,8 +23,9 @@ from solfa.atomic import write_bytes
 from solfa.errors import UserError
 from solfa.tokenizers.resampling import RATES, Samples, StreamResampler
 
-AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .m4a .m4b .mp4 .aac .aif .aiff .aifc .au .caf .w64 .wma .amr .3gp .webm .mkv .mka .mov".split()
+AUDIO_SUFFIXES = frozenset(  # not .ts, which mostly is TypeScript
+    ".wav .flac .ogg .oga .opus .spx .mp3 .mp2 .mpga .m4a .m4b .aac .ac3 .eac3 .dts .aif .aiff .aifc .au .snd .caf .w64 .rf64 .bwf "
+    ".sph .wma .amr .ape .wv .tta .mka .mp4 .m4v .3gp .mov .mkv .webm .ogv .avi .flv .mpg .mpeg .m2ts .mts .vob .wmv .asf".split()
 )  # fmt: skip
 WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 BLOCK = 1 << 18  # samples read at once, of all channels together

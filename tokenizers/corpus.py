@@ -33,7 +33,7 @@ def read_corpus(source: str | Path, exclude: Path | None = None) -> Corpus:
     if isinstance(source, str) and source.startswith("hf:"):
         return read_corpus(download(source), exclude)
     path = Path(source).expanduser()
-    if path.is_file():
+    if os.path.lexists(path) and not path.is_dir():
         return _file(path)
     if source != "" and path.is_dir():
         output = exclude.resolve() if exclude is not None else None
@@ -110,10 +110,11 @@ def _walk(root: Path, folder: str, exclude: Path | None, above: tuple[str, ...] 
     for entry in entries:
         if entry.name.startswith(".") or entry.name == "lost+found":
             continue
-        if entry.is_dir():
+        linked = entry.is_symlink()
+        if os.path.isdir(entry.path) if linked else entry.is_dir():
             yield from _walk(root, f"{folder}{entry.name}/", exclude, (*above, real))
-        elif entry.is_file():
-            yield folder + entry.name
+        elif linked or entry.is_file() or os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES:
+            yield folder + entry.name  # broken links and pipes as well: who opens them tells what is wrong
 
 
 def _matching(pattern: str, root: Path, exclude: Path | None) -> list[str]:
@@ -124,9 +125,9 @@ def _matching(pattern: str, root: Path, exclude: Path | None) -> list[str]:
             raise UserError(f"{one}, which {pattern} names, does not exist")
         found.update(glob.iglob(one, recursive=True) if glob.has_magic(one) else [one])
     files = (Path(name) for name in found)
-    files = (p for p in files if p.is_file() and not p.name.startswith("."))
+    files = (p for p in files if not p.is_dir() and not p.name.startswith("."))
     if exclude is not None and not root.resolve().is_relative_to(output := exclude.resolve()):
-        files = (p for p in files if not p.resolve().is_relative_to(output))
+        files = (p for p in files if not Path(os.path.realpath(p)).is_relative_to(output))
     return [p.relative_to(root).as_posix() for p in sorted(files)]
 
 

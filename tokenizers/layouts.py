@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from solfa.errors import UserError
 from solfa.tokenizers.audio_io import AUDIO_SUFFIXES
 from solfa.tokenizers.clip import Clip, Names, digest, standard
-from solfa.tokenizers.manifests import AUDIO_COLUMNS, Table
+from solfa.tokenizers.manifests import AUDIO_COLUMNS, Table, delimiter_of
 
 COMMON_VOICE = tuple(f"{split}.tsv" for split in ("train", "dev", "test", "validated", "other", "invalidated"))
 TABLES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", *COMMON_VOICE)
@@ -205,8 +205,7 @@ class Index:
             columns = next((list(row) for _, _, row in table.rows()), [])
         else:
             line = first_line(path)
-            named = (d for d in ",|\t" if {field.strip('" ') for field in line.split(d)} & set(AUDIO_COLUMNS))
-            delimiter = next(named, None)
+            delimiter = delimiter_of(line)
             if delimiter is None:
                 return cls(LJSpeech(path), "file", path.parent / "wavs") if line.count("|") in (1, 2) else None
             table = Table(path, delimiter)

@@ -15,6 +15,7 @@ from solfa.tokenizers.clip import Clip, standard
 
 MANIFESTS = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
 AUDIO_COLUMNS = ("audio", "file", "path", "file_name", "audio_filepath")  # the first that a table has names its audio
+DELIMITERS = ",;|\t"
 
 
 class Table:
@@ -24,7 +25,7 @@ class Table:
     """
 
     def __init__(self, path: Path, delimiter: str | None = None):
-        """`delimiter`: of the columns, instead of the one that the suffix tells."""
+        """`delimiter`: of the columns, instead of the one that suffix and header tell."""
         self.path = path
         self._delimiter = delimiter or {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())  # None: JSON lines
         self.columns: list[str] = []  # of the header; none for JSON lines
@@ -83,6 +84,9 @@ class Table:
         if self._delimiter is None:
             return
         csv.field_size_limit(1 << 24)
+        if self._delimiter == ",":  # spreadsheets in half the world put semicolons
+            self._delimiter = delimiter_of(file.readline(1 << 16).decode(errors="replace")) or ","
+            file.seek(self._body)
         lines = _Lines(file, self._body)
         try:
             self.columns = next(csv.reader(lines, delimiter=self._delimiter, strict=True), [])
@@ -123,6 +127,11 @@ class _Lines:
         self.place += len(line)
         self.count += 1
         return line.decode()
+
+
+def delimiter_of(header: str) -> str | None:
+    """The one by which a header names a column of audio."""
+    return next((d for d in DELIMITERS if {field.strip('" \r\n') for field in header.split(d)} & set(AUDIO_COLUMNS)), None)
 
 
 def _json_row(line: str) -> dict[str, Any]:

@@ -24,6 +24,27 @@ from solfa.tokenizers.shard_formats import DATA, FORMATS, MERGING, Header
 STALE_SECONDS = 3600.0  # nobody takes as long to write one file
 
 
+def check_overwrite(folder: Path, overwrite: bool, part: str) -> None:
+    if overwrite and part:
+        raise UserError(f"--overwrite would delete what other parts write to {folder}: delete that folder yourself")
+
+
+def check_format(folder: Path, header: Header, format: str) -> None:
+    """Raises: UserError where tokens lie in another format than this."""
+    for name, layout in FORMATS.items():
+        if name != format and layout(folder, header).files():
+            raise UserError(f"{folder} already holds tokens as {name}: use another folder, --format {name} or --overwrite")
+
+
+def check_header(folder: Path, found: Header, wanted: Header) -> None:
+    """Raises: UserError where tokens are another codec's than this."""
+    if found != wanted:
+        raise UserError(
+            f"{folder} already holds tokens of codec {found.codec} ({found.fingerprint}, {found.books} books), "
+            f"not {wanted.codec} ({wanted.fingerprint}, {wanted.books} books): use another folder or --overwrite"
+        )
+
+
 class ShardWriter:
     """Adds files of rows to a folder; `done` holds the ids that finished files had at the start, and those written since.
 
@@ -39,8 +60,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, header: Header, overwrite: bool = False, part: str = "", format: str = "parquet"):
         assert re.fullmatch(r"(\d+of\d+-)?", part), part
-        if overwrite and part:
-            raise UserError(f"--overwrite would delete what other parts write to {folder}: delete that folder yourself")
+        check_overwrite(folder, overwrite, part)
         self.folder, self.header, self.part = folder, header, part
         self.format_name, self.format = format, FORMATS[format](folder, header)
         self.done: set[str] = set()
@@ -148,9 +168,7 @@ class ShardWriter:
             for old in [*tokens, *self.folder.glob("manifest.json"), *self.folder.glob("rejects*.jsonl")]:
                 old.unlink()
             remove_folders(sorted((path for path in (self.folder / DATA).rglob("*") if path.is_dir()), reverse=True))
-        for name, layout in layouts.items():
-            if layout.files() and name != self.format_name:
-                raise UserError(f"{self.folder} already holds tokens as {name}: use another folder, --format {name} or --overwrite")
+        check_format(self.folder, self.header, self.format_name)
         self._count_new_files()
         if self._rejects_path().exists():
             for line in self._rejects_path().read_text(encoding="utf-8").splitlines():
@@ -162,11 +180,7 @@ class ShardWriter:
             if path in self._files:
                 continue
             found, rows = self.format.read(path, ["id", "duration"])
-            if found != self.header:
-                raise UserError(
-                    f"{self.folder} already holds tokens of codec {found.codec} ({found.fingerprint}, {found.books} books), "
-                    f"not {self.header.codec} ({self.header.fingerprint}, {self.header.books} books): use another folder or --overwrite"
-                )
+            check_header(self.folder, found, self.header)
             self._files.add(path)
             self.done.update(row["id"] for row in rows)
             self._seconds += sum(row["duration"] for row in rows)

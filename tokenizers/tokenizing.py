@@ -33,13 +33,13 @@ from solfa.tokenizers.engine import Encoded as Encoded
 from solfa.tokenizers.engine import Reject as Reject
 from solfa.tokenizers.engine import encode_corpus as encode_corpus
 from solfa.tokenizers.shard_formats import FORMATS, Header
-from solfa.tokenizers.shards import ShardWriter
+from solfa.tokenizers.shards import ShardWriter, check_format, check_header, check_overwrite
 
 # Options that `tokenize`, `reconstruct` and `compress` share.
 CodecOption = Annotated[str | None, typer.Option(help="A bundled name, a folder or a hub id.", show_default="bundled")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that decode and resample audio files.")]
 BatchOption = Annotated[
-    float | None, typer.Option(min=1.0, help="Seconds of audio encoded at once.", show_default="20, on CUDA 120")
+    float | None, typer.Option(min=1.0, max=3600.0, help="Seconds of audio encoded at once.", show_default="20, on CUDA 120")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 WORKERS = min(4, os.cpu_count() or 1)
@@ -187,15 +187,27 @@ def digests_of(writer: ShardWriter) -> dict[str, str]:
     return found
 
 
-def dry_run(codec: Codec, corpus: Corpus, output: Path, books: int | None, limit: int | None, share: Share, format: str) -> str:
-    """What a run would do, by file names and headers; touches nothing."""
+def dry_run(
+    codec: Codec,
+    corpus: Corpus,
+    output: Path,
+    books: int | None,
+    limit: int | None,
+    overwrite: bool,
+    share: Share,
+    format: str,
+) -> str:
+    """What a run would do, by file names and headers; touches nothing.  Raises: UserError where it would refuse to begin."""
     done: set[str] = set()
-    form = FORMATS[format](output, header_of(codec, check_books(codec, books)))
-    for path in form.files():
-        found, rows = form.read(path, ["id"])
-        if found != form.header:
-            raise UserError(f"{output} already holds tokens of codec {found.codec} ({found.books} books): use another folder")
-        done.update(row["id"] for row in rows)
+    check_overwrite(output, overwrite, share.part)
+    header = header_of(codec, check_books(codec, books))
+    if not overwrite:
+        check_format(output, header, format)
+        form = FORMATS[format](output, header)
+        for path in form.files():
+            found, rows = form.read(path, ["id"])
+            check_header(output, found, header)
+            done.update(row["id"] for row in rows)
     clips = skipped = unread = 0
     seconds = 0.0
     for clip in share.of(corpus, limit):
@@ -259,7 +271,7 @@ def tokenize(
     share = Share.parse(shard)
     model = AudioTokenizer.from_pretrained(codec)
     if dry:
-        print(dry_run(model, clips, output, books, limit, share, format))
+        print(dry_run(model, clips, output, books, limit, overwrite, share, format))
         return 0
     limits = Limits(min_seconds, max_seconds, 10 ** (min_peak / 20), max_clipped / 100)
     plan = Plan(batch_seconds, workers, limits=limits, dedupe=dedupe)

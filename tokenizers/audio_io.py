@@ -284,6 +284,8 @@ def _check_file(path: Path, data: bytes | None) -> None:
             raise BadAudio("unreadable", f"{path} is not a regular file")
         with path.open("rb") as file:
             empty = not file.read(1)
+    except BadAudio:  # which is a ValueError
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise BadAudio("missing", f"audio file {path} does not exist") from None
     except OSError as e:

@@ -27,7 +27,7 @@ class LearningQuantizer(nn.Module):
     counts: Tensor
     ready: Tensor
 
-    def __init__(self, books: int, size: int, dim: int, decay: float = 0.995, dead_below: float = 0.1):
+    def __init__(self, books: int, size: int, dim: int, decay: float = 0.998, dead_below: float = 0.1):
         super().__init__()
         self.decay, self.dead_below = decay, dead_below
         self.register_buffer("codebooks", torch.zeros(books, size, dim))

@@ -42,6 +42,7 @@ from solfa.tokenizers.audio_io import write_wav
 from solfa.training import Clock, WeightAverage, cosine_rate, find_state, load_state, save_state
 
 STAGES = ("tokens", "vocoder", "decoder", "waveform")
+WARMUP = 0.1  # of each stage: codebooks are moving averages, and an encoder that is faster than they undoes what was fitted
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,7 @@ def run(recipe: CodecRecipe) -> Path:
         stage, done_stage = stage_at(done, recipe.stages)
         if stage == "waveform" and unfitted:
             fit_waveform_now()
-        rate = recipe.learning_rate * cosine_rate(done_stage)
+        rate = recipe.learning_rate * cosine_rate(done_stage, WARMUP)
         adversarial = stage == "decoder" and done_stage >= recipe.adversarial_from
         torch.manual_seed(recipe.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index)
         rng = np.random.default_rng((recipe.seed, step, accelerator.process_index, 1))

@@ -21,6 +21,9 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     unknown = values.keys() - hints.keys()
     if unknown:
         raise UserError(f"unknown setting {sorted(unknown)[0]!r} in {where}; known: {', '.join(hints)}")
+    required = [f.name for f in dataclasses.fields(typing.cast(Any, cls)) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise UserError(f"{where} does not say {missing[0]}: add {missing[0]}=...")
     return cls(**{key: _coerce(hints[key], value, f"{where}: {key}") for key, value in values.items()})
 
 

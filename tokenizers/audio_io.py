@@ -28,6 +28,8 @@ AUDIO_SUFFIXES = frozenset(  # not .ts, which mostly is TypeScript
     ".sph .wma .amr .ape .wv .tta .mka .mp4 .m4v .3gp .mov .mkv .webm .ogv .avi .flv .mpg .mpeg .m2ts .mts .vob .wmv .asf".split()
 )  # fmt: skip
 WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+SEEKABLE = {"WAV", "WAVEX", "W64", "RF64", "AIFF", "AU", "FLAC"}  # to the sample
+SPAN_SLACK = 0.1  # seconds by which a file may end before its span: manifests round
 BLOCK = 1 << 18  # samples read at once, of all channels together
 FULL_SCALE = 32_767 / 32_768  # the largest sample that 16 bits hold
 
@@ -73,16 +75,24 @@ class AudioReader:
         sample_rate: in Hz; None keeps the file's own.
         data: the encoded bytes, where there is no file.
         fingerprint: whether `digest` is to be worked out.
+        span: begin and length in seconds of the part to read; all else is as if the file held nothing but it.
 
-    Raises: BadAudio, also while it is iterated, for a file that is missing, unreadable, damaged or empty, or that holds NaN
-    or infinite samples.
+    Raises: BadAudio, also while it is iterated, for a file that is missing, unreadable, damaged or empty, that holds NaN or
+    infinite samples, or that ends before its span.
     """
 
     def __init__(
-        self, path: str | Path, sample_rate: int | None = None, data: bytes | None = None, fingerprint: bool = False
+        self,
+        path: str | Path,
+        sample_rate: int | None = None,
+        data: bytes | None = None,
+        fingerprint: bool = False,
+        span: tuple[float, float] | None = None,
     ):
-        self.path = Path(path)
-        self.source_rate, self.claimed_seconds, self._blocks = _open(self.path, data)
+        self.path, self.span = Path(path), span
+        self.source_rate, self.claimed_seconds, self._blocks = _open(self.path, data, span[0] if span else 0.0)
+        if span:
+            self.claimed_seconds = span[1]
         _check_rate(self.path, self.source_rate)
         self.sample_rate = sample_rate or self.source_rate
         self.source_samples = self.at_full_scale = 0
@@ -112,9 +122,11 @@ class AudioReader:
 
     def _resample(self) -> Generator[Samples, None, None]:
         stream = StreamResampler(self.source_rate, self.sample_rate) if self.sample_rate != self.source_rate else None
+        left = round(self.span[1] * self.source_rate) if self.span else sys.maxsize
         for block in self._blocks:
-            if not len(block):
+            if not len(block := block[:left]):
                 continue
+            left -= len(block)
             loudest = float(max(block.max(), -block.min()))
             if not math.isfinite(loudest):
                 raise BadAudio("nan", f"{self.path} holds NaN or infinite samples")
@@ -125,19 +137,29 @@ class AudioReader:
             if self._hash is not None:
                 self._hash.update(block.tobytes())
             yield block if stream is None else stream.push(block)
+            if not left:
+                self._blocks.close()
+        if self.span and left > SPAN_SLACK * self.source_rate:
+            begin, seconds = self.span
+            raise BadAudio("short", f"{self.path} ends before its part from {begin:g} s to {begin + seconds:g} s does")
         if not self.source_samples:
             raise BadAudio("empty", f"{self.path} holds no samples")
         if stream is not None:
             yield stream.finish()
 
 
-def read_audio(path: str | Path, sample_rate: int | None = None, data: bytes | None = None) -> Audio:
+def read_audio(
+    path: str | Path,
+    sample_rate: int | None = None,
+    data: bytes | None = None,
+    span: tuple[float, float] | None = None,
+) -> Audio:
     """Read a file, mix it down to mono and resample it to `sample_rate` (None: keep the file's own).
 
-    `data`: the encoded bytes, where `path` is only a name.
+    `data`: the encoded bytes, where `path` is only a name.  `span`: begin and seconds of the part to read.
     Raises: BadAudio, a UserError, as `AudioReader` does.
     """
-    reader = AudioReader(path, sample_rate, data)
+    reader = AudioReader(path, sample_rate, data, span=span)
     samples = np.concatenate(list(reader))
     return Audio(samples, reader.sample_rate, reader.source_samples, reader.source_rate)
 
@@ -193,8 +215,8 @@ def write_wav(path: str | Path, samples: Samples, sample_rate: int) -> None:
     write_bytes(path, encode_audio(samples, sample_rate, path.suffix.lower()))
 
 
-def _open(path: Path, data: bytes | None) -> tuple[int, float, Generator[Samples, None, None]]:
-    """-> (sample rate, seconds by the header, mono blocks).
+def _open(path: Path, data: bytes | None, begin: float) -> tuple[int, float, Generator[Samples, None, None]]:
+    """-> (sample rate, seconds by the header, mono blocks from second `begin` on).
 
     A format that libsndfile knows but cannot decode is damaged, not FFmpeg's turn.
     """
@@ -209,17 +231,32 @@ def _open(path: Path, data: bytes | None) -> tuple[int, float, Generator[Samples
             container.close()
             raise
         rate = stream.codec_context.sample_rate
-        return rate, _claimed(stream, container), _blocks_av(path, container, rate)
-    return file.samplerate, file.frames / file.samplerate, _blocks(path, file)
+        return rate, _claimed(stream, container), _after(round(begin * rate), _blocks_av(path, container, rate))
+    skip = round(begin * file.samplerate)
+    if skip and file.format in SEEKABLE and file.seekable():
+        file.seek(min(skip, file.frames))
+        skip = 0
+    return file.samplerate, file.frames / file.samplerate, _after(skip, _blocks(path, file))
+
+
+def _after(skip: int, blocks: Generator[Samples, None, None]) -> Generator[Samples, None, None]:
+    """Without the first `skip` samples."""
+    try:
+        for block in blocks:
+            yield block[skip:]
+            skip = max(0, skip - len(block))
+    finally:
+        blocks.close()
 
 
 def _open_sndfile(path: Path, data: bytes | None) -> soundfile.SoundFile:
     """Raises: LibsndfileError for what libsndfile does not know."""
     if data is not None:
         return soundfile.SoundFile(io.BytesIO(data))
-    if path.suffix.lower() == ".raw":  # of which it would have to be told everything
-        raise soundfile.LibsndfileError(1)
-    return soundfile.SoundFile(str(path) if sys.platform == "win32" else os.fsencode(path))  # names need not be Unicode
+    if sys.platform == "win32":
+        return soundfile.SoundFile(str(path))
+    # Not by its name, which need not be Unicode, and which makes libsndfile take any rubbish in a .au or .raw for samples.
+    return soundfile.SoundFile(os.open(path, os.O_RDONLY), closefd=True)
 
 
 def _blocks(path: Path, file: soundfile.SoundFile) -> Generator[Samples, None, None]:

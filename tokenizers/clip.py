@@ -35,12 +35,14 @@ class Clip:
     path: the audio file; for a member of a shard or a row of a dataset only a name to show (`shard.tar/name.wav`).
     row: what else is known, JSON-able; `speaker`, `text` and `language` where the source tells them.
     data: gives the encoded bytes where `path` is no file of its own; picklable, and raises UserError.
+    span: the part of the recording that is meant: where it begins and how long it is, in seconds; None for all of it.
     """
 
     id: str
     path: Path
     row: dict[str, Any] = field(default_factory=dict)
     data: Callable[[], bytes] | None = None
+    span: tuple[float, float] | None = None
 
 
 class Part(Protocol):

@@ -62,7 +62,7 @@ def write_blocks(path: Path, blocks: Iterable[Samples], sample_rate: int, aside_
                     for start in range(0, len(data), BLOCK):  # libsndfile's Vorbis encoder overflows its stack on long writes
                         file.write(data[start : start + BLOCK])
         except soundfile.LibsndfileError as e:
-            raise UserError(f"{path} cannot be written: {str(e).rstrip('.').lower()}") from None
+            raise UserError(f"{path} cannot be written: {str(e).rstrip('.').lower()} (is the disk full?)") from None
 
 
 def _blocks(codec: Codec, recording: Recording) -> Iterator[Samples]:

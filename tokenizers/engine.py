@@ -316,7 +316,7 @@ class Engine:
         audio: Source | None = None
         try:
             data = clip.data() if clip.data else None
-            reader = AudioReader(clip.path, self.sample_rate, data, self.plan.dedupe)
+            reader = AudioReader(clip.path, self.sample_rate, data, self.plan.dedupe, clip.span)
             for part in reader:
                 parts.append(part)
                 self.limits.check_long(reader)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from solfa.errors import UserError
 from solfa.tokenizers.clip import Clip, FileSlice, standard
-from solfa.tokenizers.manifests import AUDIO_COLUMNS, name_of
+from solfa.tokenizers.manifests import AUDIO_COLUMNS, name_of, span_of
 
 BATCH = 1024  # rows read at once, without their audio
 SPLIT = re.compile(r"(?:.*-)?([\w.]+)-\d{5}-of-\d{5}")
@@ -90,9 +90,12 @@ class AudioTable:
         elif row.get("id") not in (None, ""):
             name = str(row["id"])
         row.pop("id", None)
+        span = span_of(row) if data is None else None
+        if span is not None:
+            row["offset"] = span[0]
         if self._split is not None:
             row.setdefault("split", self._split)
-        return Clip(self._prefix + name, path, standard(row), data)
+        return Clip(self._prefix + name, path, standard(row), data, span)
 
 
 class ArrowTable(AudioTable):

@@ -5,6 +5,7 @@ A manifest names its audio in one of `AUDIO_COLUMNS`, relative to itself; every 
 
 import csv
 import json
+import math
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +167,10 @@ class Manifest:
             audio = row.get(self._column)
             if not isinstance(audio, str) or not audio.strip():
                 raise UserError(f"{path}, line {line}: column {self._column!r} names no audio file")
+            try:
+                span_of(row)
+            except UserError as e:
+                raise UserError(f"{path}, line {line}: {e}") from None
             yield name_of(row, audio)
         if not self._column:
             raise UserError(f"manifest {path} holds no rows")
@@ -180,7 +185,27 @@ def listed(row: dict[str, Any], column: str, folder: Path) -> Clip:
     audio = row.pop(column)
     name = name_of(row, audio)
     row.pop("id", None)
-    return Clip(name, folder / Path(audio.strip()).expanduser(), standard(row))
+    span = span_of(row)
+    if span is not None:
+        row["offset"] = span[0]
+    return Clip(name, folder / Path(audio.strip()).expanduser(), standard(row), span=span)
+
+
+def span_of(row: dict[str, Any]) -> tuple[float, float] | None:
+    """`offset` and `duration`, in seconds, as NeMo's manifests name a part of a file; None where a row has not both.
+
+    Raises: UserError for values that are no part of any file.
+    """
+    given = row.get("offset"), row.get("duration")
+    if None in given or "" in given:
+        return None
+    try:
+        begin, seconds = float(row["offset"]), float(row["duration"])
+    except (TypeError, ValueError):
+        begin = seconds = math.nan
+    if not (0 <= begin < math.inf and 0 < seconds < math.inf):
+        raise UserError(f"offset {given[0]!r} and duration {given[1]!r} are not seconds of a recording")
+    return begin, seconds
 
 
 def name_of(row: dict[str, Any], audio: str) -> str:

@@ -47,6 +47,8 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.folder = Path(folder)
         self.shards = find_shards(self.folder) if shards is None else shards
         if not self.shards:
+            if next((self.folder / DATA).glob("*.tar"), None) or next((self.folder / DATA).rglob("*.npz"), None):
+                raise UserError(f"{folder} holds tokens, but not as Parquet, which is what solfa itself reads")
             raise UserError(f"{folder} holds no token shards: make them with solfa tokenize")
         self.header = read_header(self.shards[0])
         if fingerprint is not None and not agree(self.header.fingerprint, fingerprint):

@@ -216,7 +216,8 @@ def dry_run(
             continue
         clips += 1
         try:
-            seconds += probe(clip.path, clip.data() if clip.data else None).duration
+            found_seconds = probe(clip.path, clip.data() if clip.data else None).duration
+            seconds += clip.span[1] if clip.span else found_seconds
         except UserError:
             unread += 1
     bad = f", {unread} of them unreadable" if unread else ""

@@ -150,7 +150,7 @@ def evaluate(
             raise UserError(f"{references} has no texts to compare with")
         recordings = []
         for clip in spread(clips, sentences):
-            audio = read_audio(clip.path)
+            audio = read_audio(clip.path, data=clip.data() if clip.data else None, span=clip.span)
             recordings.append((str(clip.row["text"]), audio.samples, audio.sample_rate))
         table.add_row("human recordings", f"{word_error_rate(tts.text, recordings):.2f}", "")
     console.print(table)

@@ -55,6 +55,21 @@ def test_reads_m4a_to_the_sample(tmp_path: Path, rate: int) -> None:
     assert probe(tmp_path / "a.m4a").duration == pytest.approx(0.7, abs=0.03)
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.m4a"])
+def test_a_span_is_that_part_of_the_whole(tmp_path: Path, name: str) -> None:
+    x = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * 16_000).astype(np.float32)
+    write_av(tmp_path / name, x, 16_000, "aac") if name == "a.m4a" else soundfile.write(tmp_path / name, x, 16_000)
+    whole = read_audio(tmp_path / name)
+    part = read_audio(tmp_path / name, span=(1.25, 0.5))
+    assert np.array_equal(part.samples, whole.samples[20_000:28_000])
+    assert (part.source_samples, part.source_rate) == (8_000, 16_000)
+    assert len(read_audio(tmp_path / name, 24_000, span=(1.25, 0.5)).samples) == 12_000
+    assert read_audio(tmp_path / name, span=(2.5, 0.55)).source_samples == len(whole.samples) - 40_000  # manifests round
+    for beyond in ((2.5, 1.0), (9.0, 0.01), (9.0, 1.0)):
+        with pytest.raises(UserError, match=f"{name} ends before its part|{name} holds no samples"):
+            read_audio(tmp_path / name, span=beyond)
+
+
 def test_mixes_eight_channels_at_192_khz(tmp_path: Path) -> None:
     x = sine(0.25, 192_000)
     many = np.stack([x, *[np.zeros_like(x)] * 7], axis=1)

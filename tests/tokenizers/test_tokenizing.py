@@ -257,6 +257,11 @@ def test_dry_run_tells_and_touches_nothing(
     told = capsys.readouterr().out
     assert "would tokenize 8 clips" in told and "4 are there already" in told
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert run([*words, "--dry-run", "--format", "npz", "--overwrite"]) == 0
+    assert "would tokenize 12 clips" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    for refused in (["--format", "npz"], ["--books", "2"], ["--overwrite", "--shard", "1/2"]):
+        assert run([*words, "--dry-run", *refused]) == run([*words, *refused]) == 2
 
 
 def test_dedupe_knows_what_earlier_runs_wrote(tmp_path: Path, tiny_codec: AudioTokenizer) -> None:

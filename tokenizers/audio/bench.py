@@ -6,6 +6,7 @@ one that is timed, in turns with the others, so that whatever else the machine d
 
 import csv
 import ctypes
+import io
 import multiprocessing
 import statistics
 import sys
@@ -24,10 +25,12 @@ from rich.table import Table
 from torch import Tensor
 
 from solfa import device as devices
+from solfa.atomic import write_bytes
 from solfa.errors import UserError
 from solfa.progress import track
 from solfa.tokenizers.audio import foreign
 from solfa.tokenizers.audio.codec import Codec
+from solfa.tokenizers.audio.evaluate import check_file
 from solfa.tokenizers.audio.model import AudioTokenizer
 
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
@@ -192,6 +195,8 @@ def bench(
 
     Example: solfa bench codec --threads 1
     """
+    if out is not None:
+        check_file(out)
     contestants = [OURS, *OTHERS] if find_spec("transformers") else [OURS]
     chosen = [torch.device("cpu"), torch.device("cuda")] if device == "auto" and torch.cuda.is_available() else [devices.pick(device)]
     count = threads or torch.get_num_threads()
@@ -204,10 +209,11 @@ def bench(
     if len(contestants) == 1:
         print("left out: Mimi, EnCodec and DAC, which need transformers: run pip install 'solfa[codecs]'")
     if out:
-        with out.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(f.name for f in fields(Figures))
-            writer.writerows(astuple(f) for f in figures)
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(f.name for f in fields(Figures))
+        writer.writerows(astuple(f) for f in figures)
+        write_bytes(out, text.getvalue().encode())
 
 
 def table(figures: list[Figures], title: str) -> Table:

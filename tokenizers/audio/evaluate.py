@@ -4,6 +4,7 @@ Classical codecs can stand in the same table, measured on the same samples.
 """
 
 import csv
+import io
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from solfa.atomic import make_folder, remove_folders, write_bytes
 from solfa.errors import UserError
 from solfa.progress import Progress
 from solfa.tokenizers.audio.classical import Classical, parse_classical
@@ -82,7 +84,8 @@ def read_row(codec: Codec, tokens: TokenDataset, index: int, clips: dict[str, Cl
     Raises: UserError for a source that is missing, has changed, or cannot be measured.
     """
     row = tokens[index]
-    clip = Clip(row["id"], Path(row["audio"])) if clips is None else clips.get(row["id"])
+    span = (row["offset"], row["duration"]) if isinstance(row.get("offset"), float) else None  # as manifests.py leaves it
+    clip = Clip(row["id"], Path(row["audio"]), span=span) if clips is None else clips.get(row["id"])
     if clip is None:
         raise UserError(f"row {row['id']} has no source among the recordings given")
     reference, samples, rate = _heard(codec, clip, seconds)
@@ -98,7 +101,7 @@ def read_row(codec: Codec, tokens: TokenDataset, index: int, clips: dict[str, Cl
 
 def _heard(codec: Codec, clip: Clip, seconds: float) -> tuple[np.ndarray, int, int]:
     """-> (n,) at the codec's rate, samples and rate of the source."""
-    audio = read_audio(clip.path, codec.sample_rate, clip.data() if clip.data else None)
+    audio = read_audio(clip.path, codec.sample_rate, clip.data() if clip.data else None, clip.span)
     x = audio.samples[: int(seconds * codec.sample_rate)]
     if len(x) < codec.sample_rate // 2:
         raise UserError(f"{clip.path} is shorter than half a second")
@@ -137,6 +140,8 @@ def evaluate(
         dataset = TokenDataset(tokens, model.fingerprint_of(TokenDataset(tokens).books), cache_bytes=0)
     elif not references:
         raise UserError("name recordings to measure, or token shards by --tokens")
+    if out is not None:
+        check_file(out)
     counts = parse_books(books, model.books if dataset is None else dataset.books)
     others = parse_classical(against)
     absent = [sentence for other in others if (sentence := other.missing())]
@@ -177,11 +182,19 @@ def evaluate(
     for sentence in [*absent, *failed]:
         print(f"left out: {sentence}")
     if out:
-        with out.open("w", encoding="utf-8", newline="") as f:
-            writer = csv.writer(f)
-            writer.writerow(["id", "codec", "books", *COLUMNS])
-            writer.writerows([name, *label, *row] for name, rows in results for label, row in zip(labels, rows, strict=True))
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["id", "codec", "books", *COLUMNS])
+        writer.writerows([name, *label, *row] for name, rows in results for label, row in zip(labels, rows, strict=True))
+        write_bytes(out, text.getvalue().encode("utf-8", "replace"))
     return 1 if failed else 0
+
+
+def check_file(path: Path) -> None:
+    """Raises: UserError, before the work rather than after it, where no file could be written."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file")
+    remove_folders(make_folder(path.parent))
 
 
 def parse_books(words: str, most: int) -> list[int]:

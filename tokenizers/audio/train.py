@@ -42,6 +42,7 @@ from solfa.tokenizers.audio_io import write_wav
 from solfa.training import Clock, WeightAverage, cosine_rate, find_state, load_state, save_state
 
 STAGES = ("tokens", "vocoder", "decoder", "waveform")
+POSITIVE = "steps minutes batch crop_seconds learning_rate fit_crops wave_crops save_every evaluate_every threads workers".split()
 WARMUP = 0.1  # of each stage: codebooks are moving averages, and an encoder that is faster than they undoes what was fitted
 
 
@@ -244,11 +245,16 @@ def run(recipe: CodecRecipe) -> Path:
         torch.set_num_threads(recipe.threads)
     parts_at_a_time = DistributedDataParallelKwargs(find_unused_parameters=True)  # no stage trains all of the model
     patient = InitProcessGroupKwargs(timeout=timedelta(days=1))  # the others wait for one that decodes the data
+    if recipe.precision not in ("no", "fp16", "bf16"):
+        raise UserError(f"precision should be no, fp16 or bf16, not {recipe.precision}")
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[parts_at_a_time, patient])
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     set_seed(recipe.seed)
 
+    for name in POSITIVE:
+        if (value := getattr(recipe, name)) is not None and not value > 0:
+            raise UserError(f"{name} should be more than 0, not {value}")
     if set(recipe.stages) - set(STAGES) or not sum(recipe.stages.values()) > 0:
         raise UserError(f"stages should be shares of {', '.join(STAGES)}, not {recipe.stages}")
     model = grown(AudioTokenizer.own(recipe.init), recipe.grow) if recipe.init else AudioTokenizer(recipe.model)
@@ -273,6 +279,8 @@ def run(recipe: CodecRecipe) -> Path:
 
     codec = CodecInTraining(model, recipe.commitment, recipe.auditory_weight)
     frames = round(recipe.crop_seconds * c.sample_rate / c.hop) * c.stride
+    if not frames:
+        raise UserError(f"crop_seconds should be at least a frame of codes, {c.hop / c.sample_rate:g}, not {recipe.crop_seconds}")
     state = find_state(out / "state")
     if recipe.init:
         codec.adopt_codebooks()
@@ -325,6 +333,7 @@ def run(recipe: CodecRecipe) -> Path:
 
     codec.train()
     coming = load(step)
+    stage, _ = stage_at(clock.progress(step, device), recipe.stages)  # a finished run that is started again has no more steps
     while (done := clock.progress(step, device)) < 1:
         stage, done_stage = stage_at(done, recipe.stages)
         if stage == "waveform" and unfitted:

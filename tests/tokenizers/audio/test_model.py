@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,12 +122,34 @@ def test_start_of_a_clip_does_not_depend_on_its_length(codec: AudioTokenizer) ->
         (torch.zeros(1, 2, 100), 24_000, "float tensor"),
         (torch.full((100,), torch.nan), 24_000, "NaN or infinite"),
         (torch.full((100,), torch.inf), 24_000, "NaN or infinite"),
-        (torch.zeros(100), 0, "positive"),
+        (torch.zeros(100), 0, "1000 to 999999, not 0"),
+        (torch.zeros(100), 1, "sample rate"),  # at which a minute of audio would be a month
+        (torch.zeros(100), float("nan"), "sample rate"),
+        (torch.zeros(100), "24000", "sample rate"),
     ],
 )
 def test_bad_audio(codec: AudioTokenizer, wav: Tensor, rate: int, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         codec.encode(wav, rate)
+
+
+@pytest.mark.parametrize("lengths", [[5], [0, 100], [-1, 100], [1, 101], [1.0, 2.0], [[1], [2]], [True, True]])
+def test_bad_lengths(codec: AudioTokenizer, lengths: list[Any]) -> None:
+    with pytest.raises(UserError, match="lengths should be 2 integers from 1 to 100"):
+        codec.encode(torch.zeros(2, 100), 24_000, lengths=torch.tensor(lengths))
+
+
+def test_codes_and_sound_do_not_depend_on_the_callers_autocast_or_gradients(codec: AudioTokenizer) -> None:
+    x = sound(4 * HOP)
+    codes = codec.encode(x, 24_000)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codec.encode(x, 24_000), codes)
+        wav = codec.decode(codes)
+        encoder = codec.stream_encoder()
+        pushed = torch.cat([encoder.push(x), encoder.finish()], dim=1)
+    assert torch.equal(pushed, codes[0])
+    assert torch.equal(wav, codec.decode(codes))
+    assert torch.equal(codec.encode(x.double().requires_grad_(), 24_000.0), codes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

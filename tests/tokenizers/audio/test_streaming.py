@@ -146,10 +146,17 @@ def test_bad_samples(lively_codec: AudioTokenizer, samples: Tensor, sentence: st
         lively_codec.stream_encoder().push(samples)
 
 
+def test_samples_of_any_float_kind(lively_codec: AudioTokenizer) -> None:
+    x = np.linspace(-0.1, 0.1, 4000, dtype=np.float32)
+    wanted = lively_codec.stream_encoder(sample_rate=16_000).push(x)
+    for same in (x.astype(">f4"), x.astype(np.longdouble), torch.from_numpy(x).requires_grad_()):
+        assert torch.equal(lively_codec.stream_encoder(sample_rate=16_000).push(same), wanted)
+
+
 def test_bad_streams(lively_codec: AudioTokenizer) -> None:
     with pytest.raises(UserError, match="5 makes no sense"):
         lively_codec.stream_encoder(books=5)
-    with pytest.raises(UserError, match="positive"):
+    with pytest.raises(UserError, match="sample rate should be"):
         lively_codec.stream_encoder(sample_rate=0)
     decoder = lively_codec.stream_decoder()
     decoder.push(torch.zeros(2, 3, dtype=torch.int64))

@@ -192,10 +192,25 @@ def test_unknown_stage(recipe: CodecRecipe) -> None:
         run(dataclasses.replace(recipe, stages={"encoder": 1.0}))
 
 
+@pytest.mark.parametrize("setting", [{"batch": 0}, {"minutes": -1.0}, {"steps": 0}, {"crop_seconds": 0.001}])
+def test_settings_that_train_nothing(recipe: CodecRecipe, setting: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(setting))} should be"):
+        run(dataclasses.replace(recipe, **setting))  # type: ignore[arg-type]
+
+
+def test_a_finished_run_started_again_stays_as_it_is(recipe: CodecRecipe) -> None:
+    recipe = dataclasses.replace(recipe, steps=2)
+    before = load_file(run(recipe) / "model.safetensors")
+    after = load_file(run(recipe) / "model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+
+
 def test_command_needs_data_and_known_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "run", lambda recipe: pytest.fail("should not start"))
     with pytest.raises(UserError, match="names no data"):
         train(["data=[]"])
+    with pytest.raises(UserError, match="does not say data"):
+        train([])
     with pytest.raises(UserError, match="unknown setting 'stesp'"):
         train([f"data=[{tmp_path}]", "stesp=3"])
 

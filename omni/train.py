@@ -45,7 +45,7 @@ from solfa.omni.stability import (
     whole,
 )
 from solfa.progress import Progress
-from solfa.training import cosine_rate, find_state, load_state, save_state, wsd_rate
+from solfa.training import Clock, cosine_rate, find_state, load_state, save_state, wsd_rate
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Trainer:
         self.heldout = self._read(heldout=True) if recipe.heldout else None
         self.model = self.objective.model.to(self.device)
         self.decoder = self.objective.decoder
-        self.step_number, self.offset, self.began = 0, 0, time.monotonic()
+        self.step_number, self.offset, self.clock = 0, 0, Clock(recipe.steps, recipe.minutes)
         self.collapsed = 0  # looks in a row at a router that has collapsed
         self.guard = Guard(recipe.stability)
         self.monitor = Monitor(self.decoder)
@@ -204,13 +204,7 @@ class Trainer:
 
     def progress(self) -> float:
         """How much of the run is done, the same in every process."""
-        if self.recipe.minutes is None:
-            return self.step_number / self.recipe.steps
-        return float(self._sum(torch.tensor(self.elapsed(), device=self.device))) / self.processes / (60 * self.recipe.minutes)
-
-    def elapsed(self) -> float:
-        """Seconds that the run has taken, earlier sittings included."""
-        return time.monotonic() - self.began
+        return self.clock.progress(self.step_number, self.device)
 
     def batch(self, position: int) -> Packed:
         """This process's rows of the step at `position` of the data."""
@@ -285,7 +279,7 @@ class Trainer:
             f"{names[p]}|{k}": whole(v) for p, values in self.optimizer.state.items() for k, v in values.items()
         }
         facts = {
-            "step": self.step_number, "offset": self.offset, "elapsed": self.elapsed(), "collapsed": self.collapsed,
+            "step": self.step_number, "offset": self.offset, "elapsed": self.clock.elapsed(), "collapsed": self.collapsed,
             "guard": self.guard.state(),
         }  # fmt: skip
         if self.main:
@@ -300,7 +294,8 @@ class Trainer:
         if folder is None:
             return False
         facts = self._load(folder)
-        self.step_number, self.offset, self.began = facts["step"], facts["offset"], time.monotonic() - facts["elapsed"]
+        self.step_number, self.offset = facts["step"], facts["offset"]
+        self.clock = Clock(self.recipe.steps, self.recipe.minutes, facts["elapsed"])
         self.collapsed, self.saved_at = facts["collapsed"], facts["step"]
         self.guard.restore(facts["guard"])
         return True
@@ -361,7 +356,7 @@ class Trainer:
         if in_steps := r.minutes is None:
             progress = Progress("training", r.steps, "steps", self.step_number)
         else:
-            progress = Progress("training", round(60 * r.minutes), "s", round(self.elapsed()))
+            progress = Progress("training", round(60 * r.minutes), "s", round(self.clock.elapsed()))
         with progress if self.main else nullcontext() as bar:
             while self.progress() < 1:
                 began, number = time.monotonic(), self.step_number + 1
@@ -378,7 +373,7 @@ class Trainer:
                     bar.say(f"step {number}: {metrics['event']} (loss {metrics['loss']:.3f}, gradient {metrics['norm']:.3g})")
                 if any(name.startswith("heldout/") for name in metrics):
                     bar.say(f"step {number}: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("heldout/")))
-                bar.advance(1 if in_steps else round(self.elapsed()) - bar.done, log.note)
+                bar.advance(1 if in_steps else round(self.clock.elapsed()) - bar.done, log.note)
             if self.saved_at != self.step_number and self.guard.streak == 0:
                 self.save()
             if log is not None and bar is not None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from solfa import checkpoints, recipe
+from solfa import checkpoints
 from solfa.omni.cache import DecoderCache
 from solfa.omni.decoder import DecoderConfig, HybridDecoder
 from solfa.omni.mtp import MTP
@@ -74,11 +74,7 @@ class TextModel(nn.Module):
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TextModel":
         """A model from a folder or a hub id, in float32 and in evaluation mode."""
-        folder = checkpoints.resolve(name, KIND)
-        values, tensors = checkpoints.load(folder, KIND)
-        model = cls(recipe.build(TextConfig, values, str(folder / "config.json")))
-        checkpoints.load_into(model, tensors, folder)
-        return model.eval()
+        return checkpoints.restore(cls, TextConfig, name, KIND)[0]
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
         """Write the folder that `from_pretrained` reads; dtype None keeps every tensor's own."""

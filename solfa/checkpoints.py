@@ -1,6 +1,6 @@
 """Checkpoint folders: `config.json`, `model.safetensors`, side files, and a model card `README.md`.
 
-Finding a folder (`resolve`) is separate from reading it (`load`); neither builds a model.  Nothing here unpickles.
+Finding a folder (`resolve`) is separate from reading it (`load`); `restore` does both and builds the model.  Nothing here unpickles.
 """
 
 import hashlib
@@ -9,15 +9,20 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import solfa
+from solfa import recipe
 from solfa.errors import UserError
+
+C = TypeVar("C")
+M = TypeVar("M", bound=torch.nn.Module)
 
 FORMAT_VERSION = 1
 BUNDLED = Path(__file__).parent / "weights"
@@ -77,6 +82,18 @@ def load(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tenso
     except (SafetensorError, OSError) as e:
         raise UserError(f"{path} is damaged or not a safetensors file") from e
     return config, {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def restore(make: Callable[[C], M], config: type[C], name: str | Path | None, kind: str) -> tuple[M, Path]:
+    """The model that `save` wrote, made from its configuration: -> (model in float32 and evaluation mode, its folder).
+
+    Raises: UserError for a folder that holds none, another kind, or a damaged one.
+    """
+    folder = resolve(name, kind)
+    values, tensors = load(folder, kind)
+    model = make(recipe.build(config, values, str(folder / "config.json")))
+    load_into(model, tensors, folder)
+    return model.eval(), folder
 
 
 def load_into(model: torch.nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:

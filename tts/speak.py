@@ -14,7 +14,7 @@ import torch
 import typer
 from torch import Tensor
 
-from solfa import checkpoints, recipe
+from solfa import checkpoints
 from solfa.errors import UserError
 from solfa.omni.generate import generate_audio
 from solfa.omni.grid import Grid
@@ -86,11 +86,8 @@ class TTS:
 
         Raises: UserError when the audio tokenizer is not the one whose codes the model learned.
         """
-        folder = checkpoints.resolve(name, KIND)
-        values, tensors = checkpoints.load(folder, KIND)
-        config = recipe.build(TTSConfig, values, str(folder / "config.json"))
-        model = TTSModel(config)
-        checkpoints.load_into(model, tensors, folder)
+        model, folder = checkpoints.restore(TTSModel, TTSConfig, name, KIND)
+        config = model.config
         tokenizer = AudioTokenizer.from_pretrained(codec or config.codec)
         if tokenizer.fingerprint != config.codec_fingerprint:
             raise UserError(

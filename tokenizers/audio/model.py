@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solfa import checkpoints, recipe
+from solfa import checkpoints
 from solfa.tokenizers.audio import foreign
 from solfa.tokenizers.audio.blocks import Chain, ConvBlock, Correction, Linear, TransformerBlock, WindowedAttention
 from solfa.tokenizers.audio.codec import Codec
@@ -335,15 +335,13 @@ class AudioTokenizer(Codec):
     @classmethod
     def own(cls, name: str | Path | None = None) -> "AudioTokenizer":
         """As `from_pretrained`, for those who need the parts of this architecture.  Raises: UserError for any other codec."""
-        folder = checkpoints.resolve(name, KIND)
-        values, tensors = checkpoints.load(folder, KIND)
-        model = cls(recipe.build(AudioTokenizerConfig, values, str(folder / "config.json")))
-        checkpoints.load_into(model, tensors, folder)
+        model, folder = checkpoints.restore(cls, AudioTokenizerConfig, name, KIND)
         model.name = folder.name
+        tensors = model.state_dict()
         # What decides codes; so a better decoder keeps the tokens that exist.
         model.fingerprint = checkpoints.fingerprint({k: v for k, v in tensors.items() if k.startswith(("encoder.", "quantizer."))})
         model.wave_fingerprint = checkpoints.fingerprint({k: v for k, v in tensors.items() if k in ("wave.prior", "wave.codebooks")})
-        return model.eval()
+        return model
 
     def save_pretrained(self, folder: Path) -> None:
         checkpoints.save(folder, KIND, dataclasses.asdict(self.config), self.state_dict())

@@ -1,6 +1,5 @@
 """`solfa bench tts` around an untrained speaker: its tables hold what was measured.  Only that times add up is tested."""
 
-import dataclasses
 import time
 from pathlib import Path
 
@@ -8,44 +7,16 @@ import pytest
 import torch
 
 from solfa.cli import run as solfa
-from solfa.omni.decoder import AttentionConfig, DecoderConfig
-from solfa.omni.patches import LocalConfig
 from solfa.omni.sampling import SamplingConfig
-from solfa.tokenizers.audio.model import AudioTokenizer
-from solfa.tokenizers.text import TextTokenizer
 from solfa.tts import bench
-from solfa.tts.model import TTSConfig, TTSModel, Voice
-from solfa.tts.planner import PlannerConfig
 from solfa.tts.speak import TTS
-from solfa.tts.train import save_pretrained
 
 SENTENCES = ["Breathe in.", "Cut the pie.", "Wake and rise."]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_codec_folder: Path) -> Path:
-    codec, text = AudioTokenizer.from_pretrained(tiny_codec_folder), TextTokenizer.from_pretrained()
-    small, local = AttentionConfig(heads=2, kv_heads=1, qk_dim=16, v_dim=16, rotary_dim=8), LocalConfig(16, 1, 2, 32)
-    config = TTSConfig(
-        voices=(Voice("described"), Voice("ann", 1.0, 0.0, 200.0)), codec=str(tiny_codec_folder),
-        codec_fingerprint=codec.fingerprint, books=2, codebook_size=32, slot_dim=8,
-        planner=PlannerConfig(text.vocab_size, dim=16, layers=1, heads=2, ffn_dim=32, voice_dim=16),
-        decoder=DecoderConfig(32, 2, 48, (0,), full=small, sliding=dataclasses.replace(small, window=8, sink=True)),
-        patch_encoder=local, patch_decoder=local,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = TTSModel(config)
-    with torch.no_grad():  # phones of about 60 ms, as a trained planner would say, and codes that are not all alike
-        model.planner.state_dict()["predict.2.bias"][0] = 2.0
-        model.omni.patch_decoder.heads.weight.mul_(10)
-    out = tmp_path_factory.mktemp("speakers") / "untrained"
-    save_pretrained(out, config, model.state_dict())
-    return out
-
-
 @pytest.fixture
-def tts(folder: Path) -> TTS:
-    return TTS.from_pretrained(folder)
+def tts(speaker_folder: Path) -> TTS:
+    return TTS.from_pretrained(speaker_folder)
 
 
 @pytest.fixture
@@ -97,8 +68,8 @@ def test_a_block_learns_and_drafts_change_no_greedy_code(tts: TTS) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_both_tables_are_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert solfa(["bench", "tts", "--repeats", "1", "--drafts-minutes", "0.01", "--checkpoint", str(folder)]) == 0
+def test_both_tables_are_printed(speaker_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert solfa(["bench", "tts", "--repeats", "1", "--drafts-minutes", "0.01", "--checkpoint", str(speaker_folder)]) == 0
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if "│" in line]
     speed, drafts = rows[:3], rows[3:]
     assert [row[0] for row in speed] == ["two words", "a sentence", "five sentences"]
@@ -113,8 +84,8 @@ def test_both_tables_are_printed(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("few")
-def test_without_minutes_no_draft_is_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert solfa(["bench", "tts", "--repeats", "1", "--checkpoint", str(folder)]) == 0
+def test_without_minutes_no_draft_is_made(speaker_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert solfa(["bench", "tts", "--repeats", "1", "--checkpoint", str(speaker_folder)]) == 0
     out = capsys.readouterr().out
     assert "real-time factor" in out and "draft" not in out
 

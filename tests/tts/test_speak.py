@@ -1,50 +1,20 @@
 """The speaker around an untrained network: lengths, seeds, times, long texts and mistakes do not depend on training."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from solfa.cli import run
 from solfa.errors import UserError
-from solfa.omni.decoder import AttentionConfig, DecoderConfig
-from solfa.omni.patches import LocalConfig
 from solfa.tokenizers.audio.model import AudioTokenizer
-from solfa.tokenizers.text import TextTokenizer
-from solfa.tts.model import TTSConfig, TTSModel, Voice
-from solfa.tts.planner import PlannerConfig
 from solfa.tts.speak import TTS
 from solfa.tts.style import Style, StyleEncoder
-from solfa.tts.train import save_pretrained
-
-VOICES = (Voice("described"), Voice("ann", 1.0, 0.0, 200.0), Voice("bob", -1.0, 0.0, 100.0))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_codec_folder: Path) -> Path:
-    """A checkpoint of an untrained speaker for the tiny codec."""
-    codec, text = AudioTokenizer.from_pretrained(tiny_codec_folder), TextTokenizer.from_pretrained()
-    small = AttentionConfig(heads=2, kv_heads=1, qk_dim=16, v_dim=16, rotary_dim=8)
-    config = TTSConfig(
-        voices=VOICES, codec=str(tiny_codec_folder), codec_fingerprint=codec.fingerprint, books=2, codebook_size=32, slot_dim=8,
-        planner=PlannerConfig(text.vocab_size, dim=16, layers=1, heads=2, ffn_dim=32, voice_dim=16),
-        decoder=DecoderConfig(32, 2, 48, (0,), full=small, sliding=dataclasses.replace(small, window=8, sink=True)),
-        patch_encoder=LocalConfig(16, 1, 2, 32), patch_decoder=LocalConfig(16, 1, 2, 32),
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = TTSModel(config)
-    with torch.no_grad():  # phones of about 60 ms, as a trained planner would say
-        model.planner.state_dict()["predict.2.bias"][0] = 2.0
-    out = tmp_path_factory.mktemp("speakers") / "untrained"
-    save_pretrained(out, config, model.state_dict())
-    return out
-
-
-@pytest.fixture(scope="module")
-def tts(folder: Path) -> TTS:
-    return TTS.from_pretrained(folder)
+def tts(speaker_folder: Path) -> TTS:
+    return TTS.from_pretrained(speaker_folder)
 
 
 def test_speech_is_as_long_as_planned_and_words_are_in_order(tts: TTS) -> None:
@@ -104,20 +74,20 @@ def test_text_without_anything_to_say_or_too_much_is_refused(tts: TTS, text: str
         tts.say(text)
 
 
-def test_another_codecs_checkpoint_is_refused(folder: Path, tmp_path: Path, tiny_codec_folder: Path) -> None:
+def test_another_codecs_checkpoint_is_refused(speaker_folder: Path, tmp_path: Path, tiny_codec_folder: Path) -> None:
     codec = AudioTokenizer.own(tiny_codec_folder)
     codec.vocoder.transform.bias.data += 1  # another voice of the same codes
     codec.save_pretrained(tmp_path / "retuned")
-    assert TTS.from_pretrained(folder, codec=tmp_path / "retuned").codec.name == "retuned"
+    assert TTS.from_pretrained(speaker_folder, codec=tmp_path / "retuned").codec.name == "retuned"
     codec.quantizer.codebooks += 1
     codec.save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match="fingerprint"):
-        TTS.from_pretrained(folder, codec=tmp_path / "other")
+        TTS.from_pretrained(speaker_folder, codec=tmp_path / "other")
 
 
-def test_command_writes_a_file_and_says_how_long_it_took(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_a_file_and_says_how_long_it_took(speaker_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "hello.wav"
-    assert run(["say", "Hello.", "--style", "slow", "-o", str(out), "--checkpoint", str(folder)]) == 0
+    assert run(["say", "Hello.", "--style", "slow", "-o", str(out), "--checkpoint", str(speaker_folder)]) == 0
     assert out.stat().st_size > 1000
     assert "real-time factor" in capsys.readouterr().err
 
@@ -127,22 +97,22 @@ def test_command_writes_a_file_and_says_how_long_it_took(folder: Path, tmp_path:
     [["say", ""], ["say", "🎉"], ["say", "x" * 50_000], ["say", "Hello.", "--style", "говори тихо"], ["say", "Hello.", "--voice", "nobody"]],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(
-    arguments: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], speaker_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "x.wav"
-    assert run([*arguments, "-o", str(out), "--checkpoint", str(folder)]) == 2
+    assert run([*arguments, "-o", str(out), "--checkpoint", str(speaker_folder)]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_cannot_be_written_is_found_before_speaking(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_cannot_be_written_is_found_before_speaking(speaker_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert run(["say", "Hello.", "-o", str(tmp_path / "file" / "x.wav"), "--checkpoint", str(folder)]) == 2
+    assert run(["say", "Hello.", "-o", str(tmp_path / "file" / "x.wav"), "--checkpoint", str(speaker_folder)]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_styles_reach_the_network(tts: TTS) -> None:
-    calm, wild = tts.conditions(Style(rate=-1), VOICES[1]), tts.conditions(Style(rate=1), VOICES[1])
+    calm, wild = tts.conditions(Style(rate=-1), tts.voices[1]), tts.conditions(Style(rate=1), tts.voices[1])
     assert calm.style[0, 0] == -1 and wild.style[0, 0] == 1
     assert isinstance(tts.styles, StyleEncoder)

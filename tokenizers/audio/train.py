@@ -6,7 +6,6 @@ tokens   encoder, quantizer and decoder learn to carry acoustic features through
          so a step is cheap.  From here on codes mean what they will mean for ever.
 vocoder  measured features -> waveform, under mel losses.
 decoder  codes -> waveform: decoder and vocoder together, the encoder frozen; late in the run with discriminators on short crops.
-
 waveform all codes -> waveform: the network that refines what the books for the waveform say, everything else frozen.
 
 Those books are not trained but fitted, before their stage or else at the end, where the codes before them are new or they are missing.
@@ -22,23 +21,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from solfa import recipe as recipes
 from solfa.errors import UserError
-from solfa.tokenizers.audio.clips import Batch, ClipStore, bridged, is_heldout, list_sources
+from solfa.tokenizers.audio.clips import Batch, ClipStore, is_heldout, list_sources
 from solfa.tokenizers.audio.discriminator import Discriminators, discriminator_loss, generator_losses
-from solfa.tokenizers.audio.features import MEAN_F0, loudness
-from solfa.tokenizers.audio.learning import LearningQuantizer, fit_transforms, fit_waveform
-from solfa.tokenizers.audio.losses import AuditoryLoss, MultiResolutionMelLoss
-from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig, Features
-from solfa.tokenizers.audio_io import write_wav
+from solfa.tokenizers.audio.heldout import heldout_clips, report
+from solfa.tokenizers.audio.learning import fit_waveform
+from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig
+from solfa.tokenizers.audio.stages import CodecInTraining
 from solfa.training import Clock, WeightAverage, cosine_rate, find_state, load_state, save_state
 
 STAGES = ("tokens", "vocoder", "decoder", "waveform")
@@ -83,119 +80,6 @@ class CodecRecipe:
     workers: int = 2
 
 
-class Reconstruction(NamedTuple):
-    wav: Tensor | None  # (B, n), where the stage makes sound
-    losses: dict[str, Tensor]
-
-
-class CodecInTraining(nn.Module):
-    """The tokenizer with the learning quantizer in place of the fixed one, and the losses of each stage but the adversarial ones."""
-
-    def __init__(self, model: AudioTokenizer, commitment: float, auditory_weight: float = 0.0):
-        super().__init__()
-        c = model.config
-        self.model, self.commitment, self.auditory_weight = model, commitment, auditory_weight
-        self.learning = LearningQuantizer(c.books, c.codebook_size, c.codebook_dim)
-        self.mel_loss, self.auditory_loss = MultiResolutionMelLoss(c.sample_rate), AuditoryLoss(c.sample_rate)
-
-    def forward(self, stage: str, batch: Batch, know_pitch: bool, rng: np.random.Generator) -> Reconstruction:
-        if stage == "waveform":
-            with torch.autocast(batch.wav.device.type, enabled=False):
-                wav = self._refined(batch.wav, rng)
-                return Reconstruction(wav, self._sound_losses(wav, batch.wav))
-        measured = batch.measured
-        losses: dict[str, Tensor] = {}
-        if stage == "vocoder":
-            with torch.no_grad():
-                features = Features(self.model.encoder.features(batch.wav)[0], *measured)
-        else:
-            with torch.set_grad_enabled(stage == "tokens"):
-                z, heard, logits = self.model.encoder(batch.wav, measured if know_pitch else None)
-            if stage == "tokens":
-                losses |= self._pitch_losses(logits, *measured)
-                with torch.autocast(z.device.type, enabled=False):
-                    per_book, commitment = self.learning(z)
-                losses["commitment"] = self.commitment * commitment
-            else:  # the codes as they will be, with the wider search
-                per_book = self.model.quantizer.vectors(self.model.quantizer.encode(z))
-            z = z + (self._drop_books(per_book, rng) - z).detach()
-            features = self.model.decoder(z)
-            losses |= self._feature_losses(features, heard, *measured)
-        if stage == "tokens":
-            return Reconstruction(None, losses)
-        # F0 steers the source, but its gradient through hundreds of pulses says nothing useful.
-        wav = self.model.vocoder(features._replace(log_f0=features.log_f0.detach())).float()
-        return Reconstruction(wav, losses | self._sound_losses(wav, batch.wav))
-
-    def _sound_losses(self, made: Tensor, wav: Tensor) -> dict[str, Tensor]:
-        losses = {"mel": self.mel_loss(made, wav)}
-        if self.auditory_weight:
-            losses["auditory"] = self.auditory_weight * self.auditory_loss(made, wav)
-        return losses
-
-    def _refined(self, wav: Tensor, rng: np.random.Generator) -> Tensor:
-        """Through all the first books and a random number of those for the waveform, half of the time few: (B, n) -> (B, n)."""
-        wave = self.model.wave
-        assert wave is not None
-        most = len(wave.codebooks)
-        books = int(rng.integers(1, most + 1) if rng.random() < 0.5 else rng.integers(1, most // 3 + 2))
-        with torch.no_grad():
-            vectors = self.model.quantizer.vectors(self.model.quantizer.encode(self.model.encoder(wav)[0]))
-            expected = wave.expect(vectors)
-            codes = wave.encode(wave.analyse(wav), expected, books)
-            coarse = wave.analyse(self.model.vocoder(self.model.decoder(vectors.sum(0))))
-        made = wave.decode(codes, expected, coarse)
-        silence = made.new_zeros(len(made), 1, self.model.hop)  # the last step overlaps with it
-        return wave.synthesise(torch.cat([made, silence], dim=1))[:, wave.step : wave.step + wav.shape[1]]
-
-    def _pitch_losses(self, logits: Tensor, log_f0: Tensor, voiced: Tensor) -> dict[str, Tensor]:
-        """Of the encoder's estimate: cross-entropy to bins around the measured F0 (as CREPE), and voicing."""
-        bins = self.model.encoder.features.log_f0
-        target = (-0.5 * ((log_f0[..., None] - bins) / (bins[1] - bins[0])).square()).softmax(-1)
-        surprise = -(target * logits[..., :-1].log_softmax(-1)).sum(-1)
-        weight = voiced + 0.05  # between voiced stretches F0 is interpolated: a guess that keeps it smooth
-        return {
-            "estimate": 0.2 * (surprise * weight).sum() / weight.sum(),
-            "estimate_voicing": 0.2 * F.binary_cross_entropy_with_logits(logits[..., -1], voiced),
-        }
-
-    def _feature_losses(self, made: Features, heard: Features, log_f0: Tensor, voiced: Tensor) -> dict[str, Tensor]:
-        weight = voiced + 0.05
-        want = loudness(heard.spectra)
-        return {
-            "loudness": 10 * (loudness(made.spectra) - want).abs().mean() / want.mean(),
-            "spectra": (made.spectra - heard.spectra).abs().mean(),
-            "pitch": 20 * ((made.log_f0 - log_f0).abs() * weight).sum() / weight.sum(),
-            "voicing": 0.3 * (made.voicing - voiced).abs().mean(),
-        }
-
-    def _drop_books(self, per_book: Tensor, rng: np.random.Generator) -> Tensor:
-        """Quantizer dropout per crop: half keep the language model's books, a quarter all, a quarter any number."""
-        books, size = per_book.shape[:2]
-        kind = rng.random(size)
-        keep = np.where(kind < 0.5, self.model.lm_books, np.where(kind < 0.75, books, rng.integers(1, books + 1, size)))
-        mask = torch.arange(books)[:, None] < torch.from_numpy(keep)[None]
-        return (per_book * mask.to(per_book)[:, :, None, None]).sum(0)
-
-    def export_codebooks(self) -> None:
-        self.model.quantizer.codebooks.copy_(self.learning.codebooks)
-
-    def adopt_codebooks(self) -> None:
-        """Start the learning quantizer from the codebooks of a trained tokenizer."""
-        self.learning.codebooks.copy_(self.model.quantizer.codebooks)
-        self.learning.ready.fill_(True)
-
-    @torch.no_grad()
-    def fit(self, clips: ClipStore, recipe: CodecRecipe, frames: int) -> None:
-        """Linear transforms and first codebooks from statistics, so that learning starts at a codec that works."""
-        rows = [clips.batch(recipe.seed + 1, i, 50, frames) for i in range(max(1, recipe.fit_crops // 50))]
-        whole = Batch(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
-        fit_transforms(self.model, whole.wav, *whole.measured)
-        z = [self.model.encoder(b.wav, b.measured)[0] for b in rows]
-        self.learning.place(torch.cat(z).flatten(0, 1), per_step=recipe.batch * frames // self.model.config.stride)
-        self.export_codebooks()
-
-
 @torch.no_grad()
 def fit_waveform_books(model: AudioTokenizer, clips: ClipStore, recipe: CodecRecipe, frames: int) -> dict[str, Tensor]:
     """As the averaged model speaks, not the one in training.  -> what was fitted, by its name in the model."""
@@ -208,31 +92,6 @@ def fit_waveform_books(model: AudioTokenizer, clips: ClipStore, recipe: CodecRec
         coefficients.append(model.wave.analyse(wav))
     fit_waveform(model.wave, torch.cat(coefficients), torch.cat(vectors, dim=1))
     return {"wave.prior": model.wave.prior, "wave.codebooks": model.wave.codebooks}
-
-
-class HeldoutClip(NamedTuple):
-    wav: Tensor  # (n,)
-    log_f0: Tensor  # (T,)
-    voiced: Tensor  # (T,)
-
-
-@torch.inference_mode()
-def heldout_metrics(model: AudioTokenizer, clips: list[HeldoutClip], books: int) -> dict[str, float]:
-    """Mel loss, PESQ-WB and STOI over held-out clips at `books` books; 0 books is the vocoder on measured features."""
-    from solfa.tokenizers.audio.metrics import pesq_wb, stoi
-
-    mel_loss = MultiResolutionMelLoss(model.sample_rate)
-    rows = []
-    for clip in clips:
-        if books:
-            guess = model.decode(model.encode(clip.wav, model.sample_rate, books=books))[0, : len(clip.wav)]
-        else:
-            spectra, _ = model.encoder.features(clip.wav[None])
-            guess = model.vocoder(Features(spectra, clip.log_f0[None], clip.voiced[None]))[0]
-        pair = clip.wav.numpy(), guess.numpy(), model.sample_rate
-        rows.append((mel_loss(guess[None], clip.wav[None]).item(), pesq_wb(*pair), stoi(*pair)))
-    mel, pesq, intelligibility = np.nanmean(np.array(rows, float), axis=0)
-    return {"mel": float(mel), "pesq_wb": float(pesq), "stoi": float(intelligibility)}
 
 
 def run(recipe: CodecRecipe) -> Path:
@@ -271,7 +130,7 @@ def run(recipe: CodecRecipe) -> Path:
         if accelerator.is_main_process:
             (out / "split.json").write_text(json.dumps({"heldout_speakers": sorted(heldout)}, indent=1))
         clips = ClipStore.build(out / "clips" / "train", train, c.sample_rate, c.feature_hop, recipe.workers)
-        tests = heldout_clips(out, [s for s in sources if s.speaker in heldout], recipe, c)
+        tests = heldout_clips(out / "clips" / "heldout", [s for s in sources if s.speaker in heldout], recipe.evaluate_clips, c)
     accelerator.print(
         f"{clips.hours:.2f} h of {len(clips.frames)} clips; {len(heldout)} of {len(speakers)} speakers held out; "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters"
@@ -286,7 +145,7 @@ def run(recipe: CodecRecipe) -> Path:
         codec.adopt_codebooks()
     elif not state:
         accelerator.print("fitting linear transforms and first codebooks")
-        codec.fit(clips, recipe, frames)
+        codec.fit(clips, recipe.seed, recipe.fit_crops, frames, recipe.batch)
     discriminators = Discriminators()
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, betas=(0.8, 0.98), weight_decay=0.01, fused=True)
     critic_optimizer = torch.optim.AdamW(discriminators.parameters(), recipe.learning_rate / 4, betas=(0.8, 0.98), fused=True)
@@ -422,36 +281,6 @@ def stage_at(progress: float, shares: dict[str, float]) -> tuple[str, float]:
             return name, min(1.0, (progress - began) / share)
         began += share
     raise AssertionError("unreachable: the last stage takes the rest")
-
-
-def heldout_clips(out: Path, sources: list, recipe: CodecRecipe, c: AudioTokenizerConfig) -> list[HeldoutClip]:
-    """At most one clip of each held-out speaker, up to 8 seconds of each."""
-    one_each = list({s.speaker: s for s in sources if s.speech}.values())[: recipe.evaluate_clips]
-    if not one_each:
-        return []
-    store = ClipStore.build(out / "clips" / "heldout", one_each, c.sample_rate, c.feature_hop, 1)
-    found = []
-    for start, frames in zip(store.start, store.frames, strict=True):
-        stop = int(start) + min(int(frames), 8 * c.sample_rate // c.feature_hop)
-        wav = torch.from_numpy(store.samples[start * c.feature_hop : stop * c.feature_hop].astype(np.float32))
-        f0, voiced = bridged(store.f0[start:stop])
-        found.append(HeldoutClip(wav, torch.from_numpy(f0 / MEAN_F0).log(), torch.from_numpy(voiced)))
-    return found
-
-
-def report(model: AudioTokenizer, clips: list[HeldoutClip], stage: str, step: int, out: Path, writer) -> None:
-    """Print and log metrics on held-out speakers, and write samples to listen to."""
-    for books in (0,) if stage == "vocoder" else sorted({model.lm_books, model.config.books, model.books}):
-        if clips:
-            metrics = heldout_metrics(model, clips, books)
-            print(f"held-out speakers at step {step}, {books} books: " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()), flush=True)
-            for k, v in metrics.items():
-                writer.add_scalar(f"heldout{books}/{k}", v, step)
-    for i, clip in enumerate(clips[:3]):
-        with torch.inference_mode():
-            made = model.decode(model.encode(clip.wav, model.sample_rate, books=model.lm_books))[0, : len(clip.wav)]
-        write_wav(out / "samples" / f"{i}-original.wav", clip.wav.numpy(), model.sample_rate)
-        write_wav(out / "samples" / f"{i}-step{step}.wav", made.numpy(), model.sample_rate)
 
 
 def train(

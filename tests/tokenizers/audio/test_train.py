@@ -20,7 +20,8 @@ from solfa.tokenizers.audio.clips import Batch, ClipStore, is_heldout
 from solfa.tokenizers.audio.losses import MultiResolutionMelLoss
 from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig
 from solfa.tokenizers.audio.quantizer import ResidualQuantizer
-from solfa.tokenizers.audio.train import CodecInTraining, CodecRecipe, grown, run, stage_at, train
+from solfa.tokenizers.audio.stages import CodecInTraining
+from solfa.tokenizers.audio.train import CodecRecipe, grown, run, stage_at, train
 from solfa.tokenizers.audio_io import read_audio, write_wav
 
 LEARNER, STRANGER = (next(n for n in map(str, range(100)) if is_heldout(n, 50.0) is held) for held in (False, True))

@@ -1,5 +1,6 @@
 """The audio tokenizer's public pair: shapes, batches, look-ahead, errors, files."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -169,6 +170,15 @@ def test_codes_and_sound_do_not_depend_on_the_callers_autocast_or_gradients(code
 def test_bad_codes(codec: AudioTokenizer, codes: Tensor, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         codec.decode(codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_in_another_precision_are_refused(codec: AudioTokenizer, dtype: torch.dtype) -> None:
+    other = copy.deepcopy(codec).to(dtype)
+    with pytest.raises(UserError, match="call .float"):
+        other.encode(torch.zeros(2400), 24_000)
+    with pytest.raises(UserError, match="call .float"):
+        other.decode(torch.zeros(1, 2, 3, dtype=torch.long))
 
 
 def test_files_give_the_same_codes(codec: AudioTokenizer, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def evaluate(
     references: Annotated[str | None, typer.Argument(help="Manifest of human recordings with a text column, for comparison.", show_default=False)] = None,
     checkpoint: Annotated[str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")] = None,
     sentences: Annotated[int, typer.Option(min=1, help="Held-out sentences to speak in each voice.")] = 12,
-    phrasings: Annotated[int, typer.Option(min=0, help="Held-out style instructions per attribute, from each of two lists.")] = 20,
+    phrasings: Annotated[int, typer.Option(min=0, help="Held-out style instructions per attribute, from each of two lists; 0 for none.")] = 20,
     voice: Annotated[str | None, typer.Option(help="Voice for the style instructions.", show_default="the default voice")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write every outcome to this CSV file.", show_default=False)] = None,
@@ -123,7 +123,7 @@ def evaluate(
     texts = heldout_sentences()
 
     outcomes = []
-    for name, title in HELDOUT.items():
+    for name, title in HELDOUT.items() if phrasings else ():
         by_attribute: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
         for row in heldout_styles(name):
             by_attribute[row[1]].append(row)

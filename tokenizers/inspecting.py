@@ -62,7 +62,7 @@ def inspect(
         check_picture(plot)
     found = gather(tokens)
     if as_json:
-        print(json.dumps(as_dict(found), indent=2))
+        print(standard_json(as_dict(found)))
     else:
         show(found)
     if plot is not None:
@@ -126,6 +126,11 @@ def as_dict(found: TokenStatistics) -> dict[str, Any]:
     }
 
 
+def standard_json(values: dict[str, Any]) -> str:
+    """JSON that any reader takes: null where Python would write NaN."""
+    return json.dumps(json.loads(json.dumps(values), parse_constant=lambda _: None), indent=2)
+
+
 def show_row(
     folder: Path, wanted: str, out: Path | None, play: bool, books: int | None, as_json: bool, codec: str | None, device: str
 ) -> int:  # fmt: skip
@@ -147,7 +152,7 @@ def show_row(
 
             sounddevice.play(sound, model.sample_rate, blocking=True)
     if as_json:
-        print(json.dumps({**row, "codes": row["codes"].tolist()}, indent=2))
+        print(standard_json({**row, "codes": row["codes"].tolist()}))
         return 0
     table = Table(show_header=False)
     for name, value in row.items():

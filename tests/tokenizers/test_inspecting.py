@@ -147,3 +147,12 @@ def test_impossible_wishes_are_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     ):
         assert run(["inspect", str(folder), *words]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_json_is_standard_where_a_number_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "tokens", [row("a", [[1], [2]], score=float("nan")), row("b", [[1], [2]], score=0.5)])
+    capsys.readouterr()
+    assert run(["inspect", str(folder), "--row", "a", "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert "NaN" not in printed
+    assert json.loads(printed)["score"] is None

@@ -70,6 +70,7 @@ class AudioTokenizerConfig:
     wave_values: int = 8  # coefficients that one of them codes
     wave_step: int = 320  # samples per step of their transform: 13 ms
     wave_refine: int = 24  # width of the network that refines what they say
+    wave_past: int = 3  # steps before its own that it sees
     wave_from: int = 8  # fewer of them sound worse than none, and are passed over
 
     @property
@@ -218,7 +219,9 @@ class AudioTokenizer(Codec):
         self.wave_fingerprint = ""
         if config.wave_books:
             size = config.codebook_size, config.wave_values
-            self.wave = WaveformBooks(config.wave_books, *size, config.codebook_dim, config.hop, config.wave_step, config.wave_refine)
+            self.wave = WaveformBooks(
+                config.wave_books, *size, config.codebook_dim, config.hop, config.wave_step, config.wave_refine, config.wave_past
+            )
 
     @property
     def sample_rate(self) -> int:

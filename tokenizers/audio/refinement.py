@@ -1,6 +1,6 @@
 """What a coefficient of the waveform probably is, from all that was coded around it: the last step of decoding.
 
-A small convolutional network along frequency, over one step of the transform and the one before it.  It decides nothing about codes,
+A small convolutional network along frequency, over one step of the transform and a few before it.  It decides nothing about codes,
 so that a better one leaves tokens valid.  Without training it changes nothing.
 """
 
@@ -14,13 +14,13 @@ CLUES = 5  # numbers about a coefficient that the network sees
 
 
 class Refinement(nn.Module):
-    """width: channels; step: coefficients in a step of the transform."""
+    """width: channels; step: coefficients in a step of the transform; past: steps before it that the network sees."""
 
-    def __init__(self, width: int, step: int, layers: int = 3, kernel: int = 5):
+    def __init__(self, width: int, step: int, past: int, layers: int = 3, kernel: int = 5):
         super().__init__()
-        self.step = step
+        self.step, self.past = step, past
         self.place = nn.Parameter(torch.zeros(width, step))  # what is usual at this frequency
-        self.enter = nn.Conv1d(2 * CLUES, width, kernel, padding=kernel // 2)
+        self.enter = nn.Conv1d((past + 1) * CLUES, width, kernel, padding=kernel // 2)
         self.layers = nn.ModuleList(nn.Conv1d(width, width, kernel, padding=kernel // 2) for _ in range(layers))
         self.leave = nn.Conv1d(width, 3, 1)
         for p in self.leave.parameters():
@@ -36,9 +36,10 @@ class Refinement(nn.Module):
             [(made / usual).asinh(), (coarse / usual).asinh(), known.float(), (usual + 1e-6).log() / 4, (left + 1e-6).log() / 4], dim=-1
         )
         clues = clues.unflatten(2, (-1, self.step)).flatten(1, 2).mT  # (B, steps, CLUES, step)
-        both = stream.recall((self, "clues"), clues, 1)
-        stream.keep((self, "clues"), clues[:, -1:])
-        x = self.enter(torch.cat([both[:, 1:], both[:, :-1]], dim=2).flatten(0, 1)) + self.place
+        steps = stream.recall((self, "clues"), clues, self.past)
+        stream.keep((self, "clues"), steps[:, -self.past :])
+        seen = [steps[:, self.past - ago :][:, : clues.shape[1]] for ago in range(self.past + 1)]
+        x = self.enter(torch.cat(seen, dim=2).flatten(0, 1)) + self.place
         for layer in self.layers:
             x = x + layer(F.gelu(x))
         of_made, of_coarse, of_usual = self.leave(F.gelu(x)).unflatten(0, clues.shape[:2]).unbind(2)  # (B, steps, step) each

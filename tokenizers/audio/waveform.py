@@ -30,20 +30,20 @@ class WaveformBooks(nn.Module):
     """`books` codebooks of `size` vectors of `values` coefficients each.
 
     A frame of `hop` samples is some steps of the transform, `step` samples each; `dim`: of the latents that tell what to expect;
-    `refine`: width of the network that has the last word in decoding, 0 for none.
+    `refine`: width of the network that has the last word in decoding, 0 for none; `past`: steps before that it sees.
     """
 
     prior: Tensor
     codebooks: Tensor
     basis: Tensor
 
-    def __init__(self, books: int, size: int, values: int, dim: int, hop: int, step: int, refine: int = 0):
+    def __init__(self, books: int, size: int, values: int, dim: int, hop: int, step: int, refine: int = 0, past: int = 1):
         super().__init__()
         assert hop % step == 0
         self.hop, self.step, self.values = hop, step, values
         self.register_buffer("prior", torch.zeros(2 * dim + 1, hop, dtype=torch.int16))
         self.register_buffer("codebooks", torch.randn(books, size, values))
-        self.refinement = Refinement(refine, step) if refine else None
+        self.refinement = Refinement(refine, step, past) if refine else None
         n, k = torch.arange(2 * self.step)[:, None].double(), torch.arange(self.step).double()
         window = torch.sin(math.pi / (2 * self.step) * (n + 0.5))
         basis = window * torch.cos(math.pi / self.step * (n + 0.5 + self.step / 2) * (k + 0.5)) * (2 / self.step) ** 0.5

@@ -29,6 +29,6 @@ def enlivened(config: AudioTokenizerConfig) -> AudioTokenizer:
         if twin.wave:
             twin.wave.prior.copy_(torch.randint(-999, 1000, twin.wave.prior.shape, generator=generator))
         if twin.wave and twin.wave.refinement:
-            twin.wave.refinement.leave.weight *= 0.02  # a sound of a sensible level
+            twin.wave.refinement.leave.weight *= 0.002  # a sound of a sensible level
         twin.quantizer.codebooks.copy_(torch.randn(twin.quantizer.codebooks.shape, generator=generator))
     return twin

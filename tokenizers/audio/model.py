@@ -46,7 +46,7 @@ class AudioTokenizerConfig:
     sample_rate: int = 24_000
     feature_hop: int = 240  # samples per feature frame: 100 Hz
     stride: int = 4  # feature frames per code frame: 25 Hz
-    books: int = 16
+    books: int = 12  # of the residual VQ
     lm_books: int = 8  # 8 books x 10 bits x 25 Hz = 2 kbps
     codebook_size: int = 1024
     codebook_dim: int = 128
@@ -66,7 +66,7 @@ class AudioTokenizerConfig:
     bands: int = 80  # of the filters that shape pulses and noise
     subframes: int = 2  # filters per feature frame: 200 Hz
     head_n_fft: int = 512
-    wave_books: int = 48  # beyond `books`, for the waveform itself: 12 kbps
+    wave_books: int = 52  # beyond `books`, for the waveform itself: 13 kbps
     wave_values: int = 8  # coefficients that one of them codes
     wave_step: int = 320  # samples per step of their transform: 13 ms
     wave_refine: int = 24  # width of the network that refines what they say

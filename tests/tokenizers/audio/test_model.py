@@ -227,7 +227,7 @@ def test_the_default_waits_less_than_a_tenth_of_a_second() -> None:
 
 def test_default_is_two_kilobits_for_language_models() -> None:
     config = AudioTokenizerConfig()
-    assert (config.sample_rate, config.frame_rate, config.hop, config.books) == (24_000, 25.0, 960, 16)
+    assert (config.sample_rate, config.frame_rate, config.hop) == (24_000, 25.0, 960)
     assert config.frame_rate * config.lm_books * (config.codebook_size - 1).bit_length() == 2000
 
 

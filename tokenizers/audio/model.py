@@ -71,7 +71,7 @@ class AudioTokenizerConfig:
     wave_step: int = 320  # samples per step of their transform: 13 ms
     wave_refine: int = 24  # width of the network that refines what they say
     wave_past: int = 3  # steps before its own that it sees
-    wave_from: int = 8  # fewer of them sound worse than none, and are passed over
+    wave_from: int = 7  # fewer of them sound worse than none, and are passed over
 
     @property
     def hop(self) -> int:  # samples per code frame

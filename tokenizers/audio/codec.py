@@ -163,7 +163,6 @@ class Codec(nn.Module):
             raise UserError(f"audio to encode should be a float tensor (samples,) or (batch, samples), about -1..1, not {found}")
         if wav.numel() == 0:
             raise UserError("audio to encode is empty")
-        self.check_precision()
         sample_rate = check_rate(sample_rate)
         wav = torch.atleast_2d(wav).detach().float()
         if not torch.isfinite(torch.stack(wav.aminmax())).all():
@@ -175,12 +174,6 @@ class Codec(nn.Module):
             if not whole or lengths.shape != (len(wav),) or ((lengths < 1) | (lengths > most)).any():
                 raise UserError(f"lengths should be {len(wav)} integers from 1 to {most}, not {lengths.tolist()}")
         return wav, sample_rate, lengths
-
-    def check_precision(self) -> None:
-        """Raises: UserError for weights that were turned into halves or doubles: the same sound would get other codes."""
-        found = {p.dtype for p in self.parameters()} - {torch.float32}
-        if found:
-            raise UserError(f"{self.name} has weights in {found.pop()}, but its codes mean what they do in float32: call .float()")
 
     def check_books(self, books: int | None) -> int:
         """`books`, or all of them.  Raises: UserError for none or more than there are."""
@@ -194,7 +187,6 @@ class Codec(nn.Module):
             raise UserError(f"codes should be an integer tensor (batch, books, frames), not {type(codes).__name__}")
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise UserError(f"codes should be integers, not {codes.dtype}")
-        self.check_precision()
         if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.books:
             raise UserError(f"codes should be (batch, 1..{self.books} books, frames), not {tuple(codes.shape)}")
         codes = codes.long().to(self.device)  # int16 does not index, uint8 would mask

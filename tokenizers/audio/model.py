@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solfa import checkpoints
-from solfa.errors import UserError
 from solfa.tokenizers.audio import foreign
 from solfa.tokenizers.audio.blocks import Chain, ConvBlock, Correction, Linear, TransformerBlock, WindowedAttention
 from solfa.tokenizers.audio.codec import Codec
@@ -316,17 +315,9 @@ class AudioTokenizer(Codec):
         return late[:, begin : late.shape[1] - (self.hop - self.wave.step if stream.ended else 0)]
 
     def _encode(self, x: Tensor, books: int) -> Tensor:
-        self.check_precision()
         return StreamEncoder(self, books, self.sample_rate).run(x, ended=True)
 
-    def check_precision(self) -> None:
-        """Raises: UserError for weights that were turned into halves or doubles: the same sound would get other codes."""
-        found = {p.dtype for p in self.parameters()} - {torch.float32}
-        if found:
-            raise UserError(f"{self.name} has weights in {found.pop()}, but its codes mean what they do in float32: call .float()")
-
     def _decode(self, codes: Tensor) -> Tensor:
-        self.check_precision()
         return StreamDecoder(self).run(codes, ended=True)
 
     # ---- files ------------------------------------------------------------------------------------------------------

@@ -63,6 +63,9 @@ class _Pieces:
     """Cuts what is pushed into pieces that the layers can take: whole frames, and at the start `ahead` more."""
 
     def __init__(self, codec: "AudioTokenizer", frame: int, ahead: int):
+        """Raises: UserError for weights that were turned into halves or doubles: the same sound would get other codes."""
+        if other := {p.dtype for p in codec.parameters()} - {torch.float32}:
+            raise UserError(f"{codec.name} has weights in {other.pop()}, but its codes mean what they do in float32: call .float()")
         self.codec, self.frame, self.ahead = codec, frame, ahead
         self.stream = Stream()
         self.waiting: Tensor | None = None

@@ -179,6 +179,9 @@ def test_weights_in_another_precision_are_refused(codec: AudioTokenizer, dtype: 
         other.encode(torch.zeros(2400), 24_000)
     with pytest.raises(UserError, match="call .float"):
         other.decode(torch.zeros(1, 2, 3, dtype=torch.long))
+    for stream in (other.stream_encoder, other.stream_decoder):
+        with pytest.raises(UserError, match="call .float"):
+            stream()
 
 
 def test_files_give_the_same_codes(codec: AudioTokenizer, tmp_path: Path) -> None:
@@ -227,7 +230,7 @@ def test_the_default_waits_less_than_a_tenth_of_a_second() -> None:
 
 def test_default_is_two_kilobits_for_language_models() -> None:
     config = AudioTokenizerConfig()
-    assert (config.sample_rate, config.frame_rate, config.hop) == (24_000, 25.0, 960)
+    assert (config.sample_rate, config.frame_rate, config.hop, config.books, config.wave_books) == (24_000, 25.0, 960, 12, 52)
     assert config.frame_rate * config.lm_books * (config.codebook_size - 1).bit_length() == 2000
 
 

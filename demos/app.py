@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from solfa import TTS, AudioTokenizer, UserError, read_audio
 from solfa.demos.pictures import code_map, comparison, spectrogram
 from solfa.tokenizers.audio.codec import Codec
-from solfa.tts.speak import SPEAKING
+from solfa.tts.synthesizer import SPEAKING
 
 MAX_CHARS = 1000
 MAX_SECONDS = 60.0
@@ -55,7 +55,14 @@ class Recording(NamedTuple):
 
 
 def speak(
-    tts: TTS, text: str, style: str, voice: str, seed: float, temperature: float, liveliness: float, progress: gr.Progress
+    tts: TTS,
+    text: str,
+    style: str,
+    voice: str,
+    seed: float,
+    temperature: float,
+    liveliness: float,
+    progress: gr.Progress,
 ) -> tuple[Sound, str, list[list[str]], Figure]:
     """-> (sound, facts in Markdown, rows of (word, start, end), spectrogram)."""
     with sentences_for_the_user():
@@ -63,10 +70,20 @@ def speak(
             raise UserError(f"the text has {len(text):,} characters; the demo speaks up to {MAX_CHARS:,} at a time")
         began = time.perf_counter()
         progress(0.0, desc="planning")
-        pieces = tts.stream(text, style, None if voice == BY_STYLE else voice, int(seed or 0), dataclasses.replace(SPEAKING, temperature=temperature), liveliness)
+        pieces = tts.stream(
+            text,
+            style,
+            None if voice == BY_STYLE else voice,
+            int(seed or 0),
+            dataclasses.replace(SPEAKING, temperature=temperature),
+            liveliness,
+        )
         speech = next(pieces)
         for piece in pieces:
-            progress(min(0.95, len(" ".join(w.word for w in speech.words)) / len(text)), desc=f"{speech.duration:.0f} s spoken")
+            progress(
+                min(0.95, len(" ".join(w.word for w in speech.words)) / len(text)),
+                desc=f"{speech.duration:.0f} s spoken",
+            )
             speech = speech + piece
         took = time.perf_counter() - began
     for warning in speech.warnings:
@@ -76,7 +93,12 @@ def speak(
         f"style understood as **{speech.style}**"
     )
     rows = [[w.word, f"{w.start:.2f}", f"{w.end:.2f}"] for w in speech.words]
-    return (speech.sample_rate, pcm(speech.samples)), facts, rows, spectrogram(speech.samples, speech.sample_rate, speech.words)
+    return (
+        (speech.sample_rate, pcm(speech.samples)),
+        facts,
+        rows,
+        spectrogram(speech.samples, speech.sample_rate, speech.words),
+    )
 
 
 def take(codec: Codec, path: str | None) -> Recording | None:
@@ -94,7 +116,9 @@ def take(codec: Codec, path: str | None) -> Recording | None:
     return Recording(samples, codes.cpu().numpy(), len(samples) / codec.sample_rate / (time.perf_counter() - began))
 
 
-def reconstruct(codec: Codec, recording: Recording | None, books: float) -> tuple[Sound | None, str, Figure | None, Figure | None]:
+def reconstruct(
+    codec: Codec, recording: Recording | None, books: float
+) -> tuple[Sound | None, str, Figure | None, Figure | None]:
     """-> (sound from the first `books` books, facts in Markdown, codes, spectrograms); all empty without a recording."""
     if recording is None:
         return None, "", None, None
@@ -110,7 +134,9 @@ def reconstruct(codec: Codec, recording: Recording | None, books: float) -> tupl
     )
     pictures = (
         code_map(recording.codes, k, codec.codebook_size, codec.frame_rate),
-        comparison(recording.samples, made, codec.sample_rate, f"{k} {'book' if k == 1 else 'books'}, {rate / 1000:.2f} kbps"),
+        comparison(
+            recording.samples, made, codec.sample_rate, f"{k} {'book' if k == 1 else 'books'}, {rate / 1000:.2f} kbps"
+        ),
     )
     return (codec.sample_rate, pcm(made)), facts, *pictures
 
@@ -137,13 +163,17 @@ def build(tts: TTS | None = None, codec: Codec | None = None) -> gr.Blocks:
     speaker = tts or TTS.from_pretrained()
     tokenizer = codec or speaker.codec
     with gr.Blocks(title="solfa", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.Markdown("# solfa\nSpeech from a sentence and a style in plain words, and the audio tokenizer that it is made of.")
+        gr.Markdown(
+            "# solfa\nSpeech from a sentence and a style in plain words, and the audio tokenizer that it is made of."
+        )
         with gr.Tabs() as tabs:
             with gr.Tab("Speak"):
                 spoken, onward = speak_tab(speaker)
             with gr.Tab("Reconstruct", id="reconstruct"):
                 original = reconstruct_tab(tokenizer)
-        onward.click(lambda sound: (sound, gr.Tabs(selected="reconstruct")), spoken, [original, tabs], api_visibility="private")
+        onward.click(
+            lambda sound: (sound, gr.Tabs(selected="reconstruct")), spoken, [original, tabs], api_visibility="private"
+        )
     return page
 
 
@@ -151,7 +181,13 @@ def speak_tab(tts: TTS) -> tuple[gr.Audio, gr.Button]:
     """-> (the speech, the button that sends it to the other tab)."""
 
     def run(
-        text: str, style: str, voice: str, seed: float, temperature: float, liveliness: float, progress: gr.Progress = gr.Progress()  # noqa: B008
+        text: str,
+        style: str,
+        voice: str,
+        seed: float,
+        temperature: float,
+        liveliness: float,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[Sound, str, list[list[str]], Figure]:
         return speak(tts, text, style, voice, seed, temperature, liveliness, progress)
 
@@ -165,14 +201,18 @@ def speak_tab(tts: TTS) -> tuple[gr.Audio, gr.Button]:
             with gr.Row(elem_classes="bottom"):
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
                 another = gr.Button("Another", size="md", min_width=100)
-            temperature = gr.Slider(0, 1.2, SPEAKING.temperature, step=0.05, label="Temperature", info="Chance in the sound.")
+            temperature = gr.Slider(
+                0, 1.2, SPEAKING.temperature, step=0.05, label="Temperature", info="Chance in the sound."
+            )
             liveliness = gr.Slider(0, 1, 0.5, step=0.05, label="Liveliness", info="Chance in the melody and timing.")
     go = gr.Button("Speak", variant="primary")
     spoken = gr.Audio(label="Speech", autoplay=True, interactive=False, buttons=["download"])
     facts = gr.Markdown(elem_classes="facts")
     picture = gr.Plot(label="Spectrogram", show_label=False)
     with gr.Accordion("Word timestamps", open=False):
-        words = gr.Dataframe(headers=["word", "start (s)", "end (s)"], datatype="str", interactive=False, max_height=260)
+        words = gr.Dataframe(
+            headers=["word", "start (s)", "end (s)"], datatype="str", interactive=False, max_height=260
+        )
     onward = gr.Button("Send this speech to Reconstruct", size="sm")
 
     gr.on(
@@ -199,9 +239,9 @@ def reconstruct_tab(codec: Codec) -> gr.Audio:
 
     shown = [made, facts, codes, pictures]
     again = partial(reconstruct, codec)
-    original.change(partial(take, codec), original, recording, concurrency_id="model", concurrency_limit=1, api_visibility="private").then(
-        again, [recording, books], shown, concurrency_id="model", api_visibility="private"
-    )
+    original.change(
+        partial(take, codec), original, recording, concurrency_id="model", concurrency_limit=1, api_visibility="private"
+    ).then(again, [recording, books], shown, concurrency_id="model", api_visibility="private")
     books.release(again, [recording, books], shown, concurrency_id="model", api_visibility="private")
     return original
 
@@ -211,8 +251,12 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     share: Annotated[bool, typer.Option("--share", help="Also make a public link, through Gradio's servers.")] = False,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
-    checkpoint: Annotated[str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")] = None,
-    codec: Annotated[str | None, typer.Option(help="Audio tokenizer to reconstruct with; default: the speaker's own.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")
+    ] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="Audio tokenizer to reconstruct with; default: the speaker's own.")
+    ] = None,
 ) -> None:
     """Serve a page to speak with and to listen to the audio tokenizer, on this machine only unless told otherwise.
 

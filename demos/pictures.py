@@ -50,7 +50,16 @@ def code_map(codes: np.ndarray, books: int, codebook_size: int, frame_rate: floa
     axes = figure.subplots()
     extent = (0, frames / frame_rate, rows + 0.5, 0.5)
     opacity = np.where(np.arange(rows) < books, 1.0, 0.15)[:, None] * np.ones((1, frames))
-    axes.imshow(codes, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=codebook_size - 1, extent=extent, alpha=opacity)
+    axes.imshow(
+        codes,
+        aspect="auto",
+        interpolation="nearest",
+        cmap="viridis",
+        vmin=0,
+        vmax=codebook_size - 1,
+        extent=extent,
+        alpha=opacity,
+    )
     if books < rows:
         axes.axhline(books + 0.5, color=ACCENT, linewidth=1.5)
     axes.set_title(f"codes: {books} of {rows} books are heard", loc="left", color=INK, fontsize=9)

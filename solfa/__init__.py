@@ -7,21 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what readers, editors and type checkers see
-    from solfa.errors import UserError as UserError
-    from solfa.omni.sampling import SamplingConfig as SamplingConfig
-    from solfa.tokenizers.audio.model import AudioTokenizer as AudioTokenizer
-    from solfa.tokenizers.audio_io import read_audio as read_audio
-    from solfa.tts.speak import TTS as TTS
+    from solfa.core.errors import UserError as UserError
+    from solfa.omni.generation.sampling import SamplingConfig as SamplingConfig
+    from solfa.tokenizers.audio.audio_file import read_audio as read_audio
+    from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer as AudioTokenizer
+    from solfa.tts.synthesizer import TTS as TTS
 
 __version__ = "0.1.0"
 __all__ = ["AudioTokenizer", "SamplingConfig", "TTS", "UserError", "read_audio"]
 
 _PUBLIC = {
-    "AudioTokenizer": "tokenizers.audio.model",
-    "SamplingConfig": "omni.sampling",
-    "TTS": "tts.speak",
-    "UserError": "errors",
-    "read_audio": "tokenizers.audio_io",
+    "AudioTokenizer": "tokenizers.audio.model.audio_tokenizer",
+    "SamplingConfig": "omni.generation.sampling",
+    "TTS": "tts.synthesizer",
+    "UserError": "core.errors",
+    "read_audio": "tokenizers.audio.audio_file",
 }
 
 

@@ -13,28 +13,55 @@ from collections.abc import Callable
 from importlib import import_module, metadata
 from typing import Any, NoReturn, cast
 
-from solfa.errors import UserError
+from solfa.core.errors import UserError
 
 # command: ("module:function", what it does in one line)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "say": ("solfa.tts.speak:say", "Speak a text in a voice and a style given in plain words."),
+    "say": ("solfa.tts.synthesizer:say", "Speak a text in a voice and a style given in plain words."),
     "voices": ("solfa.tts.voices:voices", "List the voices that `say` knows."),
     "demo": ("solfa.demos.app:demo", "Open the demo in a browser: speak, and listen to the codec."),
-    "tokenize": ("solfa.tokenizers.tokenizing:tokenize", "Turn a corpus of audio into a folder of token shards."),
-    "reconstruct": ("solfa.tokenizers.reconstructing:reconstruct", "Turn tokens, or audio itself, into decoded audio."),
-    "inspect": ("solfa.tokenizers.inspecting:inspect", "Show what token shards hold: hours, speakers, use of codes, any row."),
-    "compress": ("solfa.tokenizers.compressing:compress", "Turn recordings into small .sfa files, which reconstruct reads."),
-    "prepare tts": ("solfa.tts.prepare:prepare", "Measure and describe clips: the training data of the speaker."),
-    "train codec": ("solfa.tokenizers.audio.train:train", "Train the audio tokenizer."),
-    "train prior": ("solfa.tokenizers.audio.train_prior:train", "Learn which codes follow which, for smaller .sfa files."),
-    "train tts": ("solfa.tts.train:train", "Train the speaker on tokenized, prepared clips."),
-    "train omni": ("solfa.omni.train:train", "Train the decoder on text, audio tokens, or both."),
-    "convert": ("solfa.omni.convert:convert", "Turn a transformers checkpoint into ours, or ours into one."),
-    "eval codec": ("solfa.tokenizers.audio.evaluate:evaluate", "Measure the codec per number of books."),
-    "eval tts": ("solfa.tts.evaluate:evaluate", "Measure how well speech follows text and instruction."),
-    "bench codec": ("solfa.tokenizers.audio.bench:bench", "Compare the codec's speed and memory with Mimi, EnCodec and DAC."),
-    "bench decode": ("solfa.omni.bench:bench", "Measure what sliding layers and drafts save when a decoder writes."),
-    "bench tts": ("solfa.tts.bench:bench", "Measure the speaker's speed, where its time goes, and what drafts would save."),
+    "tokenize": (
+        "solfa.tokenizers.datasets.commands.tokenize_corpus:tokenize",
+        "Turn a corpus of audio into a folder of token shards.",
+    ),
+    "reconstruct": (
+        "solfa.tokenizers.datasets.commands.reconstruct:reconstruct",
+        "Turn tokens, or audio itself, into decoded audio.",
+    ),
+    "inspect": (
+        "solfa.tokenizers.datasets.commands.inspect_tokens:inspect",
+        "Show what token shards hold: hours, speakers, use of codes, any row.",
+    ),
+    "compress": (
+        "solfa.tokenizers.datasets.commands.compress_audio:compress",
+        "Turn recordings into small .sfa files, which reconstruct reads.",
+    ),
+    "prepare tts": (
+        "solfa.tts.data.prepare_tts:prepare",
+        "Measure and describe clips: the training data of the speaker.",
+    ),
+    "train codec": ("solfa.tokenizers.training.train_codec:train", "Train the audio tokenizer."),
+    "train prior": (
+        "solfa.tokenizers.training.train_prior:train",
+        "Learn which codes follow which, for smaller .sfa files.",
+    ),
+    "train tts": ("solfa.tts.training.train_tts:train", "Train the speaker on tokenized, prepared clips."),
+    "train omni": ("solfa.omni.training.train_omni:train", "Train the decoder on text, audio tokens, or both."),
+    "convert": ("solfa.omni.convert.convert:convert", "Turn a transformers checkpoint into ours, or ours into one."),
+    "eval codec": ("solfa.tokenizers.evaluation.evaluate_codec:evaluate", "Measure the codec per number of books."),
+    "eval tts": ("solfa.tts.evaluation.evaluate_tts:evaluate", "Measure how well speech follows text and instruction."),
+    "bench codec": (
+        "solfa.tokenizers.evaluation.bench_codec:bench",
+        "Compare the codec's speed and memory with Mimi, EnCodec and DAC.",
+    ),
+    "bench decode": (
+        "solfa.omni.evaluation.bench_decode:bench",
+        "Measure what sliding layers and drafts save when a decoder writes.",
+    ),
+    "bench tts": (
+        "solfa.tts.evaluation.bench_tts:bench",
+        "Measure the speaker's speed, where its time goes, and what drafts would save.",
+    ),
     "info": ("solfa.info:info", "Show versions, device, bundled checkpoints and optional parts."),
 }
 

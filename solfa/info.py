@@ -7,9 +7,9 @@ from importlib import metadata
 import torch
 
 import solfa
-from solfa import checkpoints
 from solfa.cli import extras
-from solfa.errors import UserError
+from solfa.core import checkpoints
+from solfa.core.errors import UserError
 
 LIBRARIES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "av", "pyarrow", "tokenizers")
 
@@ -50,7 +50,7 @@ def checkpoint_line(name: str) -> str:
 
 def codec_lines() -> list[tuple[str, str]]:
     """The default codec's rates; nothing when there is none."""
-    from solfa.tokenizers.audio.model import AudioTokenizer
+    from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 
     try:
         codec = AudioTokenizer.own()
@@ -74,10 +74,10 @@ def codec_lines() -> list[tuple[str, str]]:
 
 def cache_lines() -> list[tuple[str, str]]:
     """What the default speaker's decoder keeps of what it has read and written; nothing when there is no speaker."""
-    from solfa import recipe
-    from solfa.omni.cache import cache_parts
+    from solfa.core import recipe
+    from solfa.omni.decoder.cache import cache_parts
     from solfa.tts.model import TTSConfig
-    from solfa.tts.speak import KIND
+    from solfa.tts.synthesizer import KIND
 
     try:
         folder = checkpoints.resolve(None, KIND)

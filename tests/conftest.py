@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from solfa.tokenizers.audio.model import AudioTokenizer, AudioTokenizerConfig
-from solfa.tokenizers.audio_io import write_wav
-from solfa.tokenizers.resampling import Samples
+from solfa.tokenizers.audio.audio_file import write_wav
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, AudioTokenizerConfig
+from solfa.tokenizers.audio.resample import Samples
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 settings.register_profile("solfa", deadline=None, derandomize=True)  # busy machines; the same examples in every run

@@ -16,7 +16,7 @@ import typer
 import solfa
 from solfa import cli
 from solfa.cli import COMMANDS, run
-from solfa.errors import UserError
+from solfa.core.errors import UserError
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])

@@ -11,12 +11,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from solfa.omni.decoder import DecoderConfig
-from solfa.omni.grid import Grid, TokenGrid
-from solfa.omni.model import OmniConfig, OmniModel
-from solfa.omni.patches import LocalConfig
+from solfa.omni.decoder.decoder import DecoderConfig
+from solfa.omni.model.grid import Grid, TokenGrid
+from solfa.omni.model.omni_model import OmniConfig, OmniModel
+from solfa.omni.model.patches import LocalConfig
 from solfa.tts.planner import REFERENCE_PITCH, PlannerConfig, Prediction, Prosody, ProsodyPlanner, slot_phones
-from solfa.tts.style import Style
+from solfa.tts.style.style_encoder import Style
 
 STYLES = ("rate", "pitch", "pitch_range", "brightness", "breathiness", "pauses")  # loudness is a gain, see speak.py
 SLOTS_PER_FRAME = 4  # 25 Hz frames, 10 ms slots
@@ -53,7 +53,9 @@ class TTSConfig:
 
     @property
     def omni(self) -> OmniConfig:
-        return OmniConfig(self.grid, self.decoder, self.patch_encoder, self.patch_decoder, SLOTS_PER_FRAME * self.slot_dim)
+        return OmniConfig(
+            self.grid, self.decoder, self.patch_encoder, self.patch_decoder, SLOTS_PER_FRAME * self.slot_dim
+        )
 
 
 class Conditions(NamedTuple):

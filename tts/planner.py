@@ -51,7 +51,9 @@ class ProsodyPlanner(nn.Module):
         self.embed = nn.Embedding(c.symbols, c.dim)
         self.near = nn.Conv1d(c.dim, c.dim, 5, padding=2)
         self.condition = nn.Linear(c.voice_dim, c.dim)
-        layer = nn.TransformerEncoderLayer(c.dim, c.heads, c.ffn_dim, dropout=0.1, activation="gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            c.dim, c.heads, c.ffn_dim, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+        )
         self.encoder = nn.TransformerEncoder(layer, c.layers, nn.LayerNorm(c.dim), enable_nested_tensor=False)
         self.predict = nn.Sequential(nn.Linear(c.dim, c.dim), nn.GELU(), nn.Linear(c.dim, 6))
         nn.init.normal_(self.embed.weight, std=0.3)
@@ -88,7 +90,9 @@ def loss(prediction: Prediction, truth: Prosody, real: Tensor) -> Tensor:
 
 def sinusoids(steps: int, dim: int, device: torch.device) -> Tensor:
     """(steps, dim) fixed positions (Attention Is All You Need, 3.5), at a tenth of their size beside the embeddings."""
-    angle = torch.arange(steps, device=device)[:, None] * torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(10_000.0) / dim))
+    angle = torch.arange(steps, device=device)[:, None] * torch.exp(
+        torch.arange(0, dim, 2, device=device) * (-math.log(10_000.0) / dim)
+    )
     return 0.3 * torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 

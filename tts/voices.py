@@ -7,12 +7,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from solfa import checkpoints, recipe
+from solfa.core import checkpoints, recipe
 from solfa.tts.model import TTSConfig
 
 
 def voices(
-    checkpoint: Annotated[str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")
+    ] = None,
 ) -> None:
     """List the voices of a TTS checkpoint.  Without --voice, solfa say picks the one that the style describes."""
     folder: Path = checkpoints.resolve(checkpoint, "tts")

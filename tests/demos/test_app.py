@@ -11,17 +11,17 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from solfa.core.errors import UserError
 from solfa.demos import app, pictures
-from solfa.errors import UserError
-from solfa.omni.decoder import DecoderConfig
-from solfa.omni.patches import LocalConfig
-from solfa.tokenizers.audio.model import AudioTokenizer
-from solfa.tokenizers.audio_io import read_audio, write_wav
-from solfa.tokenizers.text import TextTokenizer
+from solfa.omni.decoder.decoder import DecoderConfig
+from solfa.omni.model.patches import LocalConfig
+from solfa.tokenizers.audio.audio_file import read_audio, write_wav
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
+from solfa.tokenizers.text.tokenizer import TextTokenizer
 from solfa.tts.model import TTSConfig, TTSModel, Voice
 from solfa.tts.planner import PlannerConfig
-from solfa.tts.speak import TTS
-from solfa.tts.style import Style, StyleEncoder
+from solfa.tts.style.style_encoder import Style, StyleEncoder
+from solfa.tts.synthesizer import TTS
 
 
 class SlowReader:
@@ -124,7 +124,9 @@ def test_nothing_uploaded_shows_nothing(tiny_codec: AudioTokenizer) -> None:
     assert app.reconstruct(tiny_codec, None, 1) == (None, "", None, None)
 
 
-def test_long_upload_is_cut_and_said_so(tiny_codec: AudioTokenizer, tmp_path: Path, toasts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_upload_is_cut_and_said_so(
+    tiny_codec: AudioTokenizer, tmp_path: Path, toasts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(app, "MAX_SECONDS", 0.5)
     write_wav(tmp_path / "long.wav", np.full(16_000, 0.1, np.float32), 16_000)
     recording = app.take(tiny_codec, str(tmp_path / "long.wav"))

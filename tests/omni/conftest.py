@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from solfa.omni.decoder import AttentionConfig, DecoderConfig
-from solfa.omni.moe import MoEConfig
-from solfa.omni.packing import SourceConfig
-from solfa.omni.stability import StabilityConfig
-from solfa.omni.train import OmniRecipe
+from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig
+from solfa.omni.decoder.moe import MoEConfig
+from solfa.omni.training.packing import SourceConfig
+from solfa.omni.training.stability import StabilityConfig
+from solfa.omni.training.train_omni import OmniRecipe
 
 ATTENTION = AttentionConfig(heads=4, kv_heads=2, qk_dim=8, v_dim=8, rotary_dim=4)
 WORDS = "one two three four five six seven eight nine ten eleven twelve".split()

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from solfa.omni.decoder import AttentionConfig, DecoderConfig
-from solfa.omni.patches import LocalConfig
-from solfa.tokenizers.audio.model import AudioTokenizer
-from solfa.tokenizers.text import TextTokenizer
+from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig
+from solfa.omni.model.patches import LocalConfig
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
+from solfa.tokenizers.text.tokenizer import TextTokenizer
 from solfa.tts.model import TTSConfig, TTSModel, Voice
 from solfa.tts.planner import PlannerConfig
-from solfa.tts.train import save_pretrained
+from solfa.tts.training.train_tts import save_pretrained
 
 
 @pytest.fixture(scope="session")

@@ -13,19 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from solfa import checkpoints
-from solfa.errors import UserError
-from solfa.omni.decoder import AttentionConfig, DecoderConfig
-from solfa.omni.patches import LocalConfig
-from solfa.tokenizers.audio.model import AudioTokenizer
-from solfa.tokenizers.audio_io import write_wav
-from solfa.tokenizers.corpus import read_corpus
-from solfa.tokenizers.text import TextTokenizer
-from solfa.tokenizers.tokenizing import tokenize_corpus
-from solfa.tts import train
+from solfa.core import checkpoints
+from solfa.core.errors import UserError
+from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig
+from solfa.omni.model.patches import LocalConfig
+from solfa.tokenizers.audio.audio_file import write_wav
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
+from solfa.tokenizers.datasets.commands.tokenize_corpus import tokenize_corpus
+from solfa.tokenizers.datasets.readers.corpus import read_corpus
+from solfa.tokenizers.text.tokenizer import TextTokenizer
 from solfa.tts.model import STYLES, Conditions, TTSConfig, TTSModel, Voice
 from solfa.tts.planner import PlannerConfig, Prosody
-from solfa.tts.train import Batches, TTSRecipe, Utterance, collate, losses
+from solfa.tts.training import train_tts as train
+from solfa.tts.training.train_tts import Batches, TTSRecipe, Utterance, collate, losses
 
 VOICES = (Voice("described"), Voice("ann", 1.0, 0.0, 200.0), Voice("bob", -1.0, 0.0, 100.0))
 TINY = TTSConfig(
@@ -89,7 +89,9 @@ def test_frames_follow_the_plan() -> None:
 
 def test_batches_depend_on_seed_and_step_alone_and_follow_the_weights() -> None:
     items = [utterance(i, "ann" if i % 2 else "bob") for i in range(40)]
-    batches = Batches(items, TTSRecipe(data="", mix={"bob": 0.0}, finish={"ann": 0.0}, finish_from=0.5, batch_seconds=3))
+    batches = Batches(
+        items, TTSRecipe(data="", mix={"bob": 0.0}, finish={"ann": 0.0}, finish_from=0.5, batch_seconds=3)
+    )
     first, _ = batches.draw(3, 0.0)
     again, _ = batches.draw(3, 0.0)
     assert [id(u) for u in first] == [id(u) for u in again]
@@ -128,12 +130,27 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
 def test_starting_from_a_checkpoint_keeps_voices_by_name_and_learns_new_codes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_codec: AudioTokenizer, tiny_codec_folder: Path
 ) -> None:
-    monkeypatch.setattr(train, "read", lambda recipe, text: (list(map(utterance, range(6))), str(tiny_codec_folder), tiny_codec.fingerprint))
+    monkeypatch.setattr(
+        train,
+        "read",
+        lambda recipe, text: (list(map(utterance, range(6))), str(tiny_codec_folder), tiny_codec.fingerprint),
+    )
     torch.manual_seed(1)
-    config = dataclasses.replace(TINY, planner=dataclasses.replace(TINY.planner, symbols=TextTokenizer.from_pretrained().vocab_size))
+    config = dataclasses.replace(
+        TINY, planner=dataclasses.replace(TINY.planner, symbols=TextTokenizer.from_pretrained().vocab_size)
+    )
     old = TTSModel(config)
     train.save_pretrained(tmp_path / "old", config, old.state_dict())
-    recipe = TTSRecipe(data="", out=str(tmp_path / "new"), model=TINY, voices={"ann": ""}, init=str(tmp_path / "old"), steps=1, learning_rate=0.0, precision="no")
+    recipe = TTSRecipe(
+        data="",
+        out=str(tmp_path / "new"),
+        model=TINY,
+        voices={"ann": ""},
+        init=str(tmp_path / "old"),
+        steps=1,
+        learning_rate=0.0,
+        precision="no",
+    )
     voices, tensors = (checkpoints.load(train.run(recipe), train.KIND)[i] for i in (0, 1))
     assert [v["name"] for v in voices["voices"]] == ["described", "ann"]
     torch.testing.assert_close(tensors["voice_embed.weight"], old.voice_embed.weight[:2], atol=1e-2, rtol=1e-2)
@@ -142,7 +159,9 @@ def test_starting_from_a_checkpoint_keeps_voices_by_name_and_learns_new_codes(
     torch.testing.assert_close(frequency, torch.ones_like(frequency), atol=2e-2, rtol=0)
 
 
-def test_another_tokenizers_tokens_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_codec_folder: Path) -> None:
+def test_another_tokenizers_tokens_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_codec_folder: Path
+) -> None:
     monkeypatch.setattr(train, "read", lambda recipe, text: ([utterance(0)], str(tiny_codec_folder), "0" * 16))
     with pytest.raises(UserError, match="made by another"):
         train.run(TTSRecipe(data="tokens", out=str(tmp_path), model=TINY, steps=1, precision="no"))
@@ -166,7 +185,9 @@ def prepared_tokens(tmp_path: Path, tiny_codec: AudioTokenizer) -> Path:
     return tmp_path / "tokens"
 
 
-def test_processes_train_one_speaker_together_from_tokens(prepared_tokens: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path, tmp_path: Path) -> None:
+def test_processes_train_one_speaker_together_from_tokens(
+    prepared_tokens: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path, tmp_path: Path
+) -> None:
     """As `torchrun` or `accelerate launch` start them, on the tokens of a prepared manifest as they are."""
     slot = tiny_codec.quantizer.codebooks.shape[-1]
     model = dataclasses.replace(TINY, codebook_size=tiny_codec.config.codebook_size, slot_dim=slot)

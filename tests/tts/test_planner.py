@@ -8,7 +8,11 @@ SMALL = PlannerConfig(symbols=20, dim=16, layers=1, heads=2, ffn_dim=32, voice_d
 
 
 def prosody() -> Prosody:
-    return Prosody(torch.tensor([[3, 0, 7, 12]]), torch.tensor([[0.5, math.nan, -3.0, 2.0]]), torch.tensor([[-20.0, -3.0, 0.0, 4.0]]))
+    return Prosody(
+        torch.tensor([[3, 0, 7, 12]]),
+        torch.tensor([[0.5, math.nan, -3.0, 2.0]]),
+        torch.tensor([[-20.0, -3.0, 0.0, 4.0]]),
+    )
 
 
 def test_unscaled_is_the_inverse_of_scaled() -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solfa.errors import UserError
-from solfa.tokenizers.resampling import check_rate, resample, resampled_length
+from solfa.core.errors import UserError
+from solfa.tokenizers.audio.resample import check_rate, resample, resampled_length
 
 if TYPE_CHECKING:
     from solfa.tokenizers.audio.streaming import StreamDecoder, StreamEncoder
@@ -113,14 +113,20 @@ class Codec(nn.Module):
         wav, sample_rate, lengths = self.check_audio(wav, sample_rate, lengths)
         books = self.check_books(books)
         if lengths is not None and self.rows_apart:
-            alone = [self.encode(row[:end], sample_rate, books=books)[0] for row, end in zip(wav, lengths.tolist(), strict=True)]
+            alone = [
+                self.encode(row[:end], sample_rate, books=books)[0]
+                for row, end in zip(wav, lengths.tolist(), strict=True)
+            ]
             frames = -(-resampled_length(wav.shape[1], sample_rate, self.sample_rate) // self.hop)
             return torch.stack([F.pad(codes, (0, frames - codes.shape[1])) for codes in alone])
         if lengths is not None:
             wav = keep(wav, lengths)
         if sample_rate != self.sample_rate:
             ends = [wav.shape[1]] * len(wav) if lengths is None else lengths.tolist()
-            rows = [resample(row[:end].cpu().numpy(), sample_rate, self.sample_rate) for row, end in zip(wav, ends, strict=True)]
+            rows = [
+                resample(row[:end].cpu().numpy(), sample_rate, self.sample_rate)
+                for row, end in zip(wav, ends, strict=True)
+            ]
             longest = resampled_length(wav.shape[1], sample_rate, self.sample_rate)
             wav = torch.stack([F.pad(torch.from_numpy(row), (0, longest - len(row))) for row in rows])
         with torch.autocast(self.device.type, enabled=False):  # codes do not depend on what the caller is in
@@ -160,7 +166,9 @@ class Codec(nn.Module):
         """Arguments of `encode` -> float32 (B, samples), rate in Hz, int64 (B,) where there are lengths.  Raises: UserError as there."""
         if not isinstance(wav, Tensor) or not wav.is_floating_point() or wav.dim() not in (1, 2):
             found = f"{wav.dtype} {tuple(wav.shape)}" if isinstance(wav, Tensor) else type(wav).__name__
-            raise UserError(f"audio to encode should be a float tensor (samples,) or (batch, samples), about -1..1, not {found}")
+            raise UserError(
+                f"audio to encode should be a float tensor (samples,) or (batch, samples), about -1..1, not {found}"
+            )
         if wav.numel() == 0:
             raise UserError("audio to encode is empty")
         sample_rate = check_rate(sample_rate)
@@ -192,7 +200,9 @@ class Codec(nn.Module):
         codes = codes.long().to(self.device)  # int16 does not index, uint8 would mask
         sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)[:, None]
         if codes.numel() and (codes.min() < 0 or (codes >= sizes).any()):
-            raise UserError(f"codes should lie in 0..{self.codebook_size - 1}; found {int(codes.min())}..{int(codes.max())}")
+            raise UserError(
+                f"codes should lie in 0..{self.codebook_size - 1}; found {int(codes.min())}..{int(codes.max())}"
+            )
         return codes
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from solfa.errors import UserError
-from solfa.tokenizers.resampling import StreamResampler, check_rate
+from solfa.core.errors import UserError
+from solfa.tokenizers.audio.resample import StreamResampler, check_rate
 
 if TYPE_CHECKING:
-    from solfa.tokenizers.audio.model import AudioTokenizer
+    from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 
 BLOCK = 750  # code frames in the longest piece, 30 s
 
@@ -65,7 +65,9 @@ class _Pieces:
     def __init__(self, codec: "AudioTokenizer", frame: int, ahead: int):
         """Raises: UserError for weights that were turned into halves or doubles: the same sound would get other codes."""
         if other := {p.dtype for p in codec.parameters()} - {torch.float32}:
-            raise UserError(f"{codec.name} has weights in {other.pop()}, but its codes mean what they do in float32: call .float()")
+            raise UserError(
+                f"{codec.name} has weights in {other.pop()}, but its codes mean what they do in float32: call .float()"
+            )
         self.codec, self.frame, self.ahead = codec, frame, ahead
         self.stream = Stream()
         self.waiting: Tensor | None = None

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from solfa.errors import UserError
+from solfa.core.errors import UserError
 from solfa.info import codec_lines
 from solfa.tokenizers.audio import streaming
-from solfa.tokenizers.audio.model import AudioTokenizer
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.audio.streaming import Stream
 
 HOP = 960
@@ -237,7 +237,7 @@ def test_parts_of_a_long_sound_have_the_codes_of_the_whole(waving_codec: AudioTo
 
 HOUR = """
 import resource, torch
-from solfa.tokenizers.audio.model import AudioTokenizer
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 codec = AudioTokenizer.own()

@@ -1,0 +1,81 @@
+"""A plain text language model: embeddings, the hybrid decoder, a head.
+
+It has the shape of `transformers` checkpoints (`solfa.omni.convert.convert` reads and writes them) and no tokenizer of its own: ids
+in, logits out.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from solfa.core import checkpoints
+from solfa.omni.decoder.cache import DecoderCache
+from solfa.omni.decoder.decoder import DecoderConfig, HybridDecoder
+from solfa.omni.model.mtp import MTP
+
+KIND = "text_lm"
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """`embed_scale` multiplies the embeddings; `tied` models use them as the head as well.
+
+    max_length: how many steps the model was made for, which nothing here enforces.
+    bos, eos, pad: ids of the text's begin, its ends, and padding.
+    mtp: blocks of multi-token prediction.
+    """
+
+    vocab_size: int
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    tied: bool = False
+    embed_scale: float = 1.0
+    max_length: int = 32_768
+    bos: int | None = None
+    eos: tuple[int, ...] = ()
+    pad: int | None = None
+    mtp: int = 0
+
+
+class TextModel(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config, dim = config, config.decoder.dim
+        self.embed = nn.Embedding(config.vocab_size, dim)
+        self.decoder = HybridDecoder(config.decoder)
+        self.mtp = MTP(config.decoder, config.mtp)
+        self.head = None if config.tied else nn.Linear(dim, config.vocab_size, bias=False)
+        # states are normalised: a tied table must stay small for the first logits to be
+        nn.init.normal_(self.embed.weight, std=0.2 * dim**-0.5 if config.tied else 0.5)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=0.2 * dim**-0.5)
+
+    def forward(
+        self,
+        ids: Tensor,
+        cache: DecoderCache | None = None,
+        mask: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
+        """ids (B, T) -> logits (B, T, vocab_size) of the ids that follow; the rest as for `HybridDecoder.forward`."""
+        return self.logits(self.decoder(self.inputs(ids), cache=cache, mask=mask, segments=segments))
+
+    def inputs(self, ids: Tensor) -> Tensor:
+        """What the decoder reads of ids (...): (..., D)."""
+        return self.embed(ids) * self.config.embed_scale
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What states (..., D) of the decoder say about the next ids: (..., vocab_size)."""
+        return F.linear(states, self.embed.weight if self.head is None else self.head.weight)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "TextModel":
+        """A model from a folder or a hub id, in float32 and in evaluation mode."""
+        return checkpoints.restore(cls, TextConfig, name, KIND)[0]
+
+    def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Write the folder that `from_pretrained` reads; dtype None keeps every tensor's own."""
+        checkpoints.save(Path(folder), KIND, dataclasses.asdict(self.config), self.state_dict(), dtype)

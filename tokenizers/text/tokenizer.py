@@ -1,0 +1,264 @@
+"""English text -> phones, the front end that speech synthesis reads; and phones <-> IDs.
+
+Text is normalized (`normalize.py`), words are looked up in a lexicon, and what it lacks is spelled out by a small
+letter-to-phone network (`g2p.py`).  Pronunciations are those of Flite (CMU lexicon), whose phone set this is:
+consonants, vowels ("ow"), stressed vowels ("ow1"), punctuation as pauses, and `pau`, a pause without punctuation.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from solfa.core import checkpoints
+from solfa.core.errors import UserError
+from solfa.tokenizers.text.normalize import PAUSE, TAG, fold, normalize, speakable, unknown_tags
+from solfa.tokenizers.text.written_forms import OPENERS
+
+if TYPE_CHECKING:
+    from solfa.tokenizers.text.g2p import Speller
+
+MAX_CHARS = 20_000
+SPECIALS = ["<pad>"]
+PUNCTUATION = [",", ".", "?", "!", ";", ":", "-"]
+CONSONANTS = "b ch d dh f g hh jh k l m n ng p r s sh t th v w y z zh".split()
+VOWELS = "aa ae ah ao aw ax ay eh er ey ih iy ow oy uh uw".split()
+STRESSED = [f"{v}1" for v in VOWELS if v != "ax"]
+VOCABULARY = SPECIALS + ["pau", *PUNCTUATION] + CONSONANTS + VOWELS + STRESSED
+LETTER_NAMES = {
+    "A": "ey1", "B": "b iy1", "C": "s iy1", "D": "d iy1", "E": "iy1", "F": "eh1 f", "G": "jh iy1", "H": "ey1 ch",
+    "I": "ay1", "J": "jh ey1", "K": "k ey1", "L": "eh1 l", "M": "eh1 m", "N": "eh1 n", "O": "ow1", "P": "p iy1",
+    "Q": "k y uw1", "R": "aa1 r", "S": "eh1 s", "T": "t iy1", "U": "y uw1", "V": "v iy1", "W": "d ah1 b ax l y uw",
+    "X": "eh1 k s", "Y": "w ay1", "Z": "z iy1",
+}  # fmt: skip
+# Before these a homograph ("record", "use") is a verb, before or after those a noun or adjective.
+VERB_AFTER = frozenset(
+    "to i you we they who will would can could may might must shall should do does did don't doesn't didn't won't can't "
+    "cannot couldn't wouldn't shouldn't not never please let's it'll i'll we'll you'll they'll he'll she'll i'd you'd".split()
+)
+NOUN_AFTER = frozenset(
+    "the a an my your his its our their this that these those no any some each every all many few several such own other two three of in on at for by with from as is was "
+    "are were be been very so more most".split()
+)
+OBJECTS = frozenset("the a an my your his her its our their this that these those it them me him us".split())
+SENTENCE_END = re.compile(r"[.!?\u2026]+(?:[\"'\u201d\u2019)\]]+(?=\s+[^a-z\s])|(?=\s))|\n\s*\n")
+CLAUSE_END = re.compile(r"(?:[,;:][\"'\u201d\u2019)\]]*|\s[-\u2013]|\u2014)(?=\s)")
+NOT_AN_END = re.compile(
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|Gen|Col|Sgt|Capt|Lt|Rev|Hon|Gov|Sen|Rep|Pres|vs|No|no|Fig|fig|approx|Jan|Feb|Mar"
+    r"|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|e\.g|i\.e|al)|(?:^|[\s(.])[A-HJ-Z])\.$"
+)
+DOTTED = re.compile(r"(?<!\w)(?:[A-Za-z]\.){2,}$")  # "p.m.", "U.S.": an end only before a word that opens sentences
+OPENS = re.compile(rf"\s*(?:[\"'\u201c\u2018]|(?:{OPENERS})\b|$)")
+
+
+@dataclass(frozen=True)
+class Phones:
+    """What is said, in order: symbols from `TextTokenizer.vocab`, beginning with `pau`, ending with punctuation."""
+
+    symbols: list[str]
+    words: list[str]  # lower case, as read aloud: "3" gives "three"
+    word_index: list[int]  # per symbol its word, -1 for pauses and punctuation
+    long_pauses: list[int] = field(default_factory=list)  # positions of the `pau` that a [pause] tag asked for
+    warnings: list[str] = field(default_factory=list)  # what was left out, one sentence each
+
+
+class TextTokenizer:
+    """Text <-> phones <-> IDs.  Needs no other program and no network; loading reads a configuration and nothing else."""
+
+    vocab: list[str] = VOCABULARY
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: a checkpoint of kind "text" with `lexicon.txt`."""
+        self.folder = folder
+        self.config = checkpoints.read_config(folder, "text")
+        if not (folder / "lexicon.txt").is_file():
+            raise UserError(f"checkpoint folder {folder} has no lexicon.txt")
+        if self.config["vocab"] != VOCABULARY:
+            raise UserError(f"the phones in {folder / 'config.json'} are not the ones that this solfa speaks")
+        self._ids = {s: i for i, s in enumerate(self.vocab)}
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path | None = None) -> "TextTokenizer":
+        """The bundled default, a bundled name, a folder or a hub id."""
+        return cls(checkpoints.resolve(name, "text"))
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocab)
+
+    @cached_property
+    def lexicon(self) -> Mapping[str, str]:
+        """Word -> phones with spaces between; a verb's own pronunciation follows after a tab ("record")."""
+        lines = (self.folder / "lexicon.txt").read_text(encoding="utf-8").splitlines()
+        entries = (line.split("\t", 1) for line in lines if "\t" in line)
+        return {word: phones for word, phones in entries}
+
+    @cached_property
+    def spell_out(self) -> "Speller":
+        """The network for words outside the lexicon, loaded when the first such word comes."""
+        from solfa.tokenizers.text.g2p import Speller
+
+        return Speller.from_folder(self.folder)
+
+    def encode(self, symbols: Iterable[str]) -> list[int]:
+        """Symbols -> IDs; the inverse of `decode`."""
+        try:
+            return [self._ids[s] for s in symbols]
+        except KeyError as e:
+            raise UserError(f"{e.args[0]!r} is not a phone or pause that this tokenizer knows") from None
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """IDs -> symbols; the inverse of `encode`."""
+        ids = list(ids)
+        wrong = [i for i in ids if not 0 <= i < self.vocab_size]
+        if wrong:
+            raise UserError(f"phone ID {wrong[0]} is outside 0..{self.vocab_size - 1}")
+        return [self.vocab[i] for i in ids]
+
+    def normalize(self, text: str) -> str:
+        """`text` as it will be read aloud, in words; raises `UserError` when there is nothing to say or too much."""
+        check(text)
+        spoken = normalize(text, self.lexicon.keys())
+        if not re.search("[A-Za-z]", TAG.sub("", spoken)):
+            raise UserError(f"there is nothing to speak in the text {_short(text)}")
+        return spoken
+
+    def phones(self, text: str) -> Phones:
+        """Text -> phones with the word that each belongs to; raises like `normalize`."""
+        spoken = self.normalize(text)
+        tokens = re.findall(r"\[pause\]|[A-Za-z]+(?:'[A-Za-z]+)*|'[a-z]+|[,.?!;:-]", spoken)
+        if tokens[-1] not in PUNCTUATION:
+            tokens.append(".")
+        words = [t for t in tokens if t not in PUNCTUATION and t != PAUSE]
+        said = self.pronounce(words)
+        symbols, index, long_pauses, w = ["pau"], [-1], [], 0
+        for token in tokens:
+            if token in PUNCTUATION or token == PAUSE:
+                if token == PAUSE:
+                    long_pauses.append(len(symbols))
+                symbols.append("pau" if token == PAUSE else token)
+                index.append(-1)
+                continue
+            symbols += said[w]
+            index += [w] * len(said[w])
+            w += 1
+        return Phones(symbols, [x.lower() for x in words], index, long_pauses, _left_out(text))
+
+    def pronounce(self, words: list[str]) -> list[list[str]]:
+        """Phones of each word of one text, as neighbours shape them: "the apple", "to record"; capitals are letters."""
+        said = [self._known(w) for w in words]
+        missing = sorted({w for w, p in zip(words, said, strict=True) if p is None})
+        guessed = dict(zip(missing, self.spell_out(missing), strict=True)) if missing else {}
+        out = []
+        for i, (word, phones) in enumerate(zip(words, said, strict=True)):
+            readings = (phones if phones is not None else guessed[word]).split("\t")
+            before, after = words[i - 1] if i else "", words[i + 1] if i + 1 < len(words) else ""
+            out.append(readings[-1 if len(readings) > 1 and _is_verb(before, after) else 0].split())
+        for i, word in enumerate(words):
+            if word == "the" and i + 1 < len(out) and out[i + 1][0][0] in "aeiou":
+                out[i] = ["dh", "iy"]
+        return out
+
+    def _known(self, word: str) -> str | None:
+        """Phones from the lexicon or by rule; None for a word that must be spelled out."""
+        if word.isupper():
+            return LETTER_NAMES.get(word) if len(word) == 1 else None
+        if word in self.lexicon:
+            return self.lexicon[word]
+        stem, mark, ending = word.rpartition("'")
+        if not mark:
+            return None
+        if stem and ending in CLITICS:
+            known = LETTER_NAMES.get(stem) or self.lexicon.get(stem) or self.spell_out([stem])[0]
+            return " ".join(attach(known.split("\t")[0].split(), ending))
+        return self.lexicon.get(word.replace("'", ""))
+
+
+CLITICS = {"s": "z", "d": "d", "ll": "l", "ve": "v", "re": "r", "m": "m"}
+
+
+def attach(stem: list[str], ending: str) -> list[str]:
+    """Phones of "stem'ending" for the endings of `CLITICS`, as Flite attaches them."""
+    sound, last = CLITICS[ending], stem[-1]
+    vowel = last[0] in "aeiou"
+    if ending == "s":
+        if last in ("s", "z", "sh", "zh", "ch", "jh"):
+            return [*stem, "ax", "z"]
+        return [*stem, "s" if last in ("p", "t", "k", "f", "th", "hh") else "z"]
+    if ending == "re" and not vowel:
+        return [*stem, "er"]
+    return [*stem, sound] if vowel and last != "er" else [*stem, "ax", sound]
+
+
+def check(text: str) -> None:
+    """Raises `UserError` with what is wrong when a text cannot be spoken."""
+    if len(text) > MAX_CHARS:
+        raise UserError(f"the text has {len(text):,} characters; the limit is {MAX_CHARS:,} at a time")
+    if not text.strip():
+        raise UserError("the text is empty")
+    if speakable(text):
+        return
+    rest = TAG.sub("", text)
+    if any(c.isalpha() for c in fold(rest)):
+        raise UserError(f"the text {_short(text)} has no English in it: only Latin letters and digits can be spoken")
+    raise UserError(f"there is nothing to speak in the text {_short(text)}: it has no letter and no digit")
+
+
+def split_sentences(text: str, max_chars: int = 400) -> list[str]:
+    """Long text in pieces of at most `max_chars`: at sentence ends, else clause ends, else words, else anywhere.
+
+    Every character but white space is in exactly one piece; pieces with nothing speakable in them are left out.
+    """
+    if max_chars < 1:
+        raise UserError(f"max_chars is {max_chars}, but must be at least 1")
+    pieces: list[str] = []
+    for sentence in _cut(text, SENTENCE_END, NOT_AN_END):
+        pieces += [sentence] if len(sentence) <= max_chars else _shorten(sentence, max_chars)
+    return [p for p in pieces if speakable(p)]
+
+
+def _cut(text: str, ends: re.Pattern[str], exceptions: re.Pattern[str] | None = None) -> Iterator[str]:
+    start = 0
+    for m in ends.finditer(text):
+        before, after = text[start : m.end()], text[m.end() : m.end() + 40]
+        if exceptions and (exceptions.search(before) or DOTTED.search(before) and not OPENS.match(after)):
+            continue
+        if text[start : m.end()].strip():
+            yield text[start : m.end()].strip()
+        start = m.end()
+    if text[start:].strip():
+        yield text[start:].strip()
+
+
+def _shorten(sentence: str, max_chars: int) -> list[str]:
+    """Clauses packed into as few pieces as fit; a clause that is too long gives way at words, a word anywhere."""
+    parts: list[str] = []
+    for clause in _cut(sentence, CLAUSE_END):
+        if len(clause) <= max_chars:
+            parts.append(clause)
+            continue
+        for word in re.findall(r"\[[^\[\]]*\]|\S+", clause):
+            parts += [word[i : i + max_chars] for i in range(0, len(word), max_chars)]
+    pieces = [parts[0]]
+    for part in parts[1:]:
+        if len(pieces[-1]) + 1 + len(part) <= max_chars:
+            pieces[-1] += f" {part}"
+        else:
+            pieces.append(part)
+    return pieces
+
+
+def _is_verb(before: str, after: str) -> bool:
+    return before in VERB_AFTER or after in OBJECTS and before not in NOUN_AFTER
+
+
+def _left_out(text: str) -> list[str]:
+    warnings = [f"the tag [{name}] is unknown and was ignored" for name in dict.fromkeys(unknown_tags(text))]
+    foreign = "".join(c for c in fold(TAG.sub("", text)) if c.isalpha() and not c.isascii() and c not in "πµμ")
+    return warnings + ([f"the characters {_short(foreign)} are not English and were left out"] if foreign else [])
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 30 else f"{text[:27]}...")

@@ -1,0 +1,127 @@
+"""What each stage of the audio tokenizer's training computes: a batch -> sound and losses.  See `train.py` for what the stages are."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, Features
+from solfa.tokenizers.audio.model.features import loudness
+from solfa.tokenizers.training.clips import Batch, ClipStore
+from solfa.tokenizers.training.ema_codebooks import LearningQuantizer, fit_transforms
+from solfa.tokenizers.training.losses import AuditoryLoss, MultiResolutionMelLoss
+
+
+class Reconstruction(NamedTuple):
+    wav: Tensor | None  # (B, n), where the stage makes sound
+    losses: dict[str, Tensor]
+
+
+class CodecInTraining(nn.Module):
+    """The tokenizer with the learning quantizer in place of the fixed one, and the losses of each stage but the adversarial ones."""
+
+    def __init__(self, model: AudioTokenizer, commitment: float, auditory_weight: float = 0.0):
+        super().__init__()
+        c = model.config
+        self.model, self.commitment, self.auditory_weight = model, commitment, auditory_weight
+        self.learning = LearningQuantizer(c.books, c.codebook_size, c.codebook_dim)
+        self.mel_loss, self.auditory_loss = MultiResolutionMelLoss(c.sample_rate), AuditoryLoss(c.sample_rate)
+
+    def forward(self, stage: str, batch: Batch, know_pitch: bool, rng: np.random.Generator) -> Reconstruction:
+        if stage == "waveform":
+            with torch.autocast(batch.wav.device.type, enabled=False):
+                wav = self._refined(batch.wav, rng)
+                return Reconstruction(wav, self._sound_losses(wav, batch.wav))
+        measured = batch.measured
+        losses: dict[str, Tensor] = {}
+        if stage == "vocoder":
+            with torch.no_grad():
+                features = Features(self.model.encoder.features(batch.wav)[0], *measured)
+        else:
+            with torch.set_grad_enabled(stage == "tokens"):
+                z, heard, logits = self.model.encoder(batch.wav, measured if know_pitch else None)
+            if stage == "tokens":
+                losses |= self._pitch_losses(logits, *measured)
+                with torch.autocast(z.device.type, enabled=False):
+                    per_book, commitment = self.learning(z)
+                losses["commitment"] = self.commitment * commitment
+            else:  # the codes as they will be, with the wider search
+                per_book = self.model.quantizer.vectors(self.model.quantizer.encode(z))
+            z = z + (self._drop_books(per_book, rng) - z).detach()
+            features = self.model.decoder(z)
+            losses |= self._feature_losses(features, heard, *measured)
+        if stage == "tokens":
+            return Reconstruction(None, losses)
+        # F0 steers the source, but its gradient through hundreds of pulses says nothing useful.
+        wav = self.model.vocoder(features._replace(log_f0=features.log_f0.detach())).float()
+        return Reconstruction(wav, losses | self._sound_losses(wav, batch.wav))
+
+    def _sound_losses(self, made: Tensor, wav: Tensor) -> dict[str, Tensor]:
+        losses = {"mel": self.mel_loss(made, wav)}
+        if self.auditory_weight:
+            losses["auditory"] = self.auditory_weight * self.auditory_loss(made, wav)
+        return losses
+
+    def _refined(self, wav: Tensor, rng: np.random.Generator) -> Tensor:
+        """Through all the first books and a random number of those for the waveform, half of the time few: (B, n) -> (B, n)."""
+        wave = self.model.wave
+        assert wave is not None
+        most = len(wave.codebooks)
+        books = int(rng.integers(1, most + 1) if rng.random() < 0.5 else rng.integers(1, most // 3 + 2))
+        with torch.no_grad():
+            vectors = self.model.quantizer.vectors(self.model.quantizer.encode(self.model.encoder(wav)[0]))
+            expected = wave.expect(vectors)
+            codes = wave.encode(wave.analyse(wav), expected, books)
+            coarse = wave.analyse(self.model.vocoder(self.model.decoder(vectors.sum(0))))
+        made = wave.decode(codes, expected, coarse)
+        silence = made.new_zeros(len(made), 1, self.model.hop)  # the last step overlaps with it
+        return wave.synthesise(torch.cat([made, silence], dim=1))[:, wave.step : wave.step + wav.shape[1]]
+
+    def _pitch_losses(self, logits: Tensor, log_f0: Tensor, voiced: Tensor) -> dict[str, Tensor]:
+        """Of the encoder's estimate: cross-entropy to bins around the measured F0 (as CREPE), and voicing."""
+        bins = self.model.encoder.features.log_f0
+        target = (-0.5 * ((log_f0[..., None] - bins) / (bins[1] - bins[0])).square()).softmax(-1)
+        surprise = -(target * logits[..., :-1].log_softmax(-1)).sum(-1)
+        weight = voiced + 0.05  # between voiced stretches F0 is interpolated: a guess that keeps it smooth
+        return {
+            "estimate": 0.2 * (surprise * weight).sum() / weight.sum(),
+            "estimate_voicing": 0.2 * F.binary_cross_entropy_with_logits(logits[..., -1], voiced),
+        }
+
+    def _feature_losses(self, made: Features, heard: Features, log_f0: Tensor, voiced: Tensor) -> dict[str, Tensor]:
+        weight = voiced + 0.05
+        want = loudness(heard.spectra)
+        return {
+            "loudness": 10 * (loudness(made.spectra) - want).abs().mean() / want.mean(),
+            "spectra": (made.spectra - heard.spectra).abs().mean(),
+            "pitch": 20 * ((made.log_f0 - log_f0).abs() * weight).sum() / weight.sum(),
+            "voicing": 0.3 * (made.voicing - voiced).abs().mean(),
+        }
+
+    def _drop_books(self, per_book: Tensor, rng: np.random.Generator) -> Tensor:
+        """Quantizer dropout per crop: half keep the language model's books, a quarter all, a quarter any number."""
+        books, size = per_book.shape[:2]
+        kind = rng.random(size)
+        keep = np.where(kind < 0.5, self.model.lm_books, np.where(kind < 0.75, books, rng.integers(1, books + 1, size)))
+        mask = torch.arange(books)[:, None] < torch.from_numpy(keep)[None]
+        return (per_book * mask.to(per_book)[:, :, None, None]).sum(0)
+
+    def export_codebooks(self) -> None:
+        self.model.quantizer.codebooks.copy_(self.learning.codebooks)
+
+    def adopt_codebooks(self) -> None:
+        """Start the learning quantizer from the codebooks of a trained tokenizer."""
+        self.learning.codebooks.copy_(self.model.quantizer.codebooks)
+        self.learning.ready.fill_(True)
+
+    @torch.no_grad()
+    def fit(self, clips: ClipStore, seed: int, crops: int, frames: int, batch: int) -> None:
+        """Linear transforms and first codebooks from statistics of `crops`, so that learning (`batch` a step) starts at a codec that works."""
+        rows = [clips.batch(seed + 1, i, 50, frames) for i in range(max(1, crops // 50))]
+        whole = Batch(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+        fit_transforms(self.model, whole.wav, *whole.measured)
+        z = [self.model.encoder(b.wav, b.measured)[0] for b in rows]
+        self.learning.place(torch.cat(z).flatten(0, 1), per_step=batch * frames // self.model.config.stride)
+        self.export_codebooks()

@@ -93,7 +93,7 @@ def run(argv: list[str]) -> int:
         extra = extra_of(e.name or "")
         if extra is None:
             raise
-        return complain(f'this command needs the module {e.name}: run pip install "solfa[{extra}]"')
+        return complain(f'this command needs the module {e.name}: run pip install ".[{extra}]"')
     except KeyboardInterrupt:
         print("solfa: interrupted", file=sys.stderr)
         return 130

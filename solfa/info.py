@@ -94,7 +94,7 @@ def cache_lines() -> list[tuple[str, str]]:
 def extra_line(extra: str, distributions: list[str]) -> str:
     """`train  installed`, or which distributions are missing and how to get them."""
     missing = [name for name in distributions if not _installed(name)]
-    state = f'without {", ".join(missing)}: pip install "solfa[{extra}]"' if missing else "installed"
+    state = f'without {", ".join(missing)}: pip install ".[{extra}]"' if missing else "installed"
     return f"{extra:<8}{state}"
 
 

@@ -310,7 +310,7 @@ def bench(
     if lengths:
         console.print(step_table(numbers(lengths, int), repeats))
         if not find_spec("transformers"):
-            print("left out: models of transformers: run pip install 'solfa[codecs]'")
+            print("left out: models of transformers: run pip install '.[codecs]'")
     if model is None:
         return
     heat = numbers(temperatures, float)

@@ -65,7 +65,7 @@ class Log:
         try:
             draw(self.path, self.path.with_name("curves.png"))
         except ModuleNotFoundError as e:
-            bar.say(f'no curves.png: it needs {e.name} (pip install "solfa[demo]")')
+            bar.say(f'no curves.png: it needs {e.name} (pip install ".[demo]")')
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

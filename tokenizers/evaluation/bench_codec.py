@@ -225,7 +225,7 @@ def bench(
         console.print(table([f for f in figures if f.device == d.type], title))
     print("x: seconds of audio in a second; (n x): ours is n times as fast; peak: memory beyond the loaded model.")
     if len(contestants) == 1:
-        print("left out: Mimi, EnCodec and DAC, which need transformers: run pip install 'solfa[codecs]'")
+        print("left out: Mimi, EnCodec and DAC, which need transformers: run pip install '.[codecs]'")
     if out:
         text = io.StringIO()
         writer = csv.writer(text)

@@ -34,7 +34,8 @@ def si_sdr(reference: np.ndarray, degraded: np.ndarray) -> float:
 def mel_distance(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float:
     """Mean absolute difference of log10 mel spectrograms (80 bands, 1024-sample window), in decades of magnitude."""
     import torch
-    import torchaudio.functional as AF
+
+    from solfa.core.torchaudio_functional import functional as AF
 
     bank = AF.melscale_fbanks(513, 0.0, sample_rate / 2, 80, sample_rate)
     window = torch.hann_window(1024)

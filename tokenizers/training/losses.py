@@ -3,9 +3,9 @@
 import math
 
 import torch
-import torchaudio.functional as AF
 from torch import Tensor, nn
 
+from solfa.core.torchaudio_functional import functional as AF
 from solfa.tokenizers.audio.model.features import FLOOR
 
 RESOLUTIONS = ((512, 64), (1024, 96), (2048, 160))  # (window, mel bands); hop = window / 4

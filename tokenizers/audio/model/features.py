@@ -5,11 +5,11 @@ The spectra are measured here; F0 and voicing are estimated by the encoder from 
 
 import numpy as np
 import torch
-import torchaudio.functional as AF
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from solfa.core.torchaudio_functional import functional as AF
 from solfa.tokenizers.audio.layers import linear
 from solfa.tokenizers.audio.streaming import WHOLE, Stream
 

@@ -276,7 +276,7 @@ def find(family: type[ForeignCodec]) -> Any:
     try:
         import transformers
     except ImportError:
-        raise UserError(f"{family.model_class} needs transformers: run pip install 'solfa[codecs]'") from None
+        raise UserError(f"{family.model_class} needs transformers: run pip install '.[codecs]'") from None
     if not hasattr(transformers, family.model_class):
         raise UserError(
             f"{family.model_class} needs transformers {family.since} or newer, and {transformers.__version__} is installed"

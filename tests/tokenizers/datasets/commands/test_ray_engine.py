@@ -144,7 +144,7 @@ def test_without_ray_the_extra_is_named(
         "ray",
     ]
     assert cli.run(words) == 2
-    assert capsys.readouterr().err == 'solfa: this command needs the module ray: run pip install "solfa[ray]"\n'
+    assert capsys.readouterr().err == 'solfa: this command needs the module ray: run pip install ".[ray]"\n'
     assert not (tmp_path / "t").exists()
 
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torchaudio.functional as AF
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solfa.core import checkpoints
+from solfa.core.torchaudio_functional import functional as AF
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.resample import resample, resampled_length
 from solfa.tokenizers.audio.third_party.mimo.config import NORMS, SEGMENT, MiMoAudioTokenizerConfig, read_config

@@ -18,6 +18,7 @@ from solfa.core.progress import clock
 from solfa.tokenizers.audio.audio_file import check_writable
 from solfa.tokenizers.audio.container.sfa import Recording
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
+from solfa.tokenizers.audio.play import play as play_sound
 from solfa.tokenizers.datasets.commands.decode_files import check_recording, decode_blocks, write_blocks
 from solfa.tokenizers.datasets.commands.tokenize_corpus import CodecOption, DeviceOption, check_books
 from solfa.tokenizers.datasets.shards.shard_by_shard import Damaged, shard_by_shard
@@ -161,9 +162,7 @@ def show_row(
         if out is not None:
             write_blocks(out, [sound], model.sample_rate)
         if play:
-            import sounddevice
-
-            sounddevice.play(sound, model.sample_rate, blocking=True)
+            play_sound(sound, model.sample_rate)
     if as_json:
         print(standard_json({**row, "codes": row["codes"].tolist()}))
         return 0

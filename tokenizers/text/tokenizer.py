@@ -6,8 +6,9 @@ consonants, vowels ("ow"), stressed vowels ("ow1"), punctuation as pauses, and `
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from solfa.core import checkpoints
 from solfa.core.errors import UserError
 from solfa.tokenizers.text.normalize import PAUSE, TAG, fold, normalize, speakable, unknown_tags
-from solfa.tokenizers.text.written_forms import OPENERS
+from solfa.tokenizers.text.sentences import split_sentences
 
 if TYPE_CHECKING:
     from solfa.tokenizers.text.g2p import Speller
@@ -43,14 +44,6 @@ NOUN_AFTER = frozenset(
     "are were be been very so more most".split()
 )
 OBJECTS = frozenset("the a an my your his her its our their this that these those it them me him us".split())
-SENTENCE_END = re.compile(r"[.!?\u2026]+(?:[\"'\u201d\u2019)\]]+(?=\s+[^a-z\s])|(?=\s))|\n\s*\n")
-CLAUSE_END = re.compile(r"(?:[,;:][\"'\u201d\u2019)\]]*|\s[-\u2013]|\u2014)(?=\s)")
-NOT_AN_END = re.compile(
-    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|Gen|Col|Sgt|Capt|Lt|Rev|Hon|Gov|Sen|Rep|Pres|vs|No|no|Fig|fig|approx|Jan|Feb|Mar"
-    r"|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|e\.g|i\.e|al)|(?:^|[\s(.])[A-HJ-Z])\.$"
-)
-DOTTED = re.compile(r"(?<!\w)(?:[A-Za-z]\.){2,}$")  # "p.m.", "U.S.": an end only before a word that opens sentences
-OPENS = re.compile(rf"\s*(?:[\"'\u201c\u2018]|(?:{OPENERS})\b|$)")
 
 
 @dataclass(frozen=True)
@@ -62,6 +55,37 @@ class Phones:
     word_index: list[int]  # per symbol its word, -1 for pauses and punctuation
     long_pauses: list[int] = field(default_factory=list)  # positions of the `pau` that a [pause] tag asked for
     warnings: list[str] = field(default_factory=list)  # what was left out, one sentence each
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How one sentence of a text will be read aloud; `str()` of it is a few lines for a terminal."""
+
+    written: str  # the sentence as it stands in the text
+    read: str  # the same in words, as `TextTokenizer.normalize` gives it
+    changes: list[
+        tuple[str, str]
+    ]  # what was written and what is read for it, where the two differ: ("$5", "five dollars")
+    words: list[tuple[str, str]]  # per word its phones, spaces between; pauses are ("," , ",") or ("[pause]", "pau")
+    warnings: list[str]  # what is left out, one sentence each
+
+    @property
+    def pauses(self) -> list[tuple[int, str]]:
+        """(number of words before it, mark or "pau") of each pause, in order."""
+        places, words = [], 0
+        for word, phones in self.words:
+            if word in PUNCTUATION or word == PAUSE:
+                places.append((words, phones))
+            else:
+                words += 1
+        return places
+
+    def __str__(self) -> str:
+        phones = "  ".join(p if p in PUNCTUATION or p == "pau" else f"{w} [{p}]" for w, p in self.words)
+        changes = "; ".join(f"{a} -> {b}" for a, b in self.changes)
+        rows = [("text", self.written), ("read", self.read), ("changed", changes), ("phones", phones)]
+        rows += [("note", w) for w in self.warnings]
+        return "\n".join(f"{name + ':':<9}{value}" for name, value in rows if value)
 
 
 class TextTokenizer:
@@ -127,24 +151,42 @@ class TextTokenizer:
 
     def phones(self, text: str) -> Phones:
         """Text -> phones with the word that each belongs to; raises like `normalize`."""
-        spoken = self.normalize(text)
-        tokens = re.findall(r"\[pause\]|[A-Za-z]+(?:'[A-Za-z]+)*|'[a-z]+|[,.?!;:-]", spoken)
-        if tokens[-1] not in PUNCTUATION:
-            tokens.append(".")
-        words = [t for t in tokens if t not in PUNCTUATION and t != PAUSE]
-        said = self.pronounce(words)
-        symbols, index, long_pauses, w = ["pau"], [-1], [], 0
-        for token in tokens:
+        symbols, index, long_pauses, words = ["pau"], [-1], [], []
+        for token, phones in self._read(self.normalize(text)):
             if token in PUNCTUATION or token == PAUSE:
                 if token == PAUSE:
                     long_pauses.append(len(symbols))
-                symbols.append("pau" if token == PAUSE else token)
                 index.append(-1)
+            else:
+                index += [len(words)] * len(phones)
+                words.append(token.lower())
+            symbols += phones
+        return Phones(symbols, words, index, long_pauses, _left_out(text))
+
+    def _read(self, spoken: str) -> list[tuple[str, list[str]]]:
+        """Normalized text -> its words and pauses in order, each with its phones; the last is punctuation."""
+        tokens = re.findall(r"\[pause\]|[A-Za-z]+(?:'[A-Za-z]+)*|'[a-z]+|[,.?!;:-]", spoken)
+        if tokens[-1] not in PUNCTUATION:
+            tokens.append(".")
+        said = iter(self.pronounce([t for t in tokens if t not in PUNCTUATION and t != PAUSE]))
+        return [(t, [t] if t in PUNCTUATION else ["pau"] if t == PAUSE else next(said)) for t in tokens]
+
+    def explain(self, text: str) -> list[Explanation]:
+        """How `text` will be read, one row per sentence: what was written, what is read for it, phones and pauses.
+
+        A command prints the rows with `print(row)`; a program reads the fields of `Explanation`.
+        Raises: UserError like `normalize`.
+        """
+        self.normalize(text)
+        rows = []
+        for sentence in split_sentences(text):
+            try:
+                read = self.normalize(sentence)
+            except UserError:  # a piece without words, such as "..."; the whole text has some
                 continue
-            symbols += said[w]
-            index += [w] * len(said[w])
-            w += 1
-        return Phones(symbols, [x.lower() for x in words], index, long_pauses, _left_out(text))
+            words = [(t, " ".join(p)) for t, p in self._read(read)]
+            rows.append(Explanation(sentence, read, _changes(sentence, read), words, _left_out(sentence)))
+        return rows
 
     def pronounce(self, words: list[str]) -> list[list[str]]:
         """Phones of each word of one text, as neighbours shape them: "the apple", "to record"; capitals are letters."""
@@ -206,48 +248,12 @@ def check(text: str) -> None:
     raise UserError(f"there is nothing to speak in the text {_short(text)}: it has no letter and no digit")
 
 
-def split_sentences(text: str, max_chars: int = 400) -> list[str]:
-    """Long text in pieces of at most `max_chars`: at sentence ends, else clause ends, else words, else anywhere.
-
-    Every character but white space is in exactly one piece; pieces with nothing speakable in them are left out.
-    """
-    if max_chars < 1:
-        raise UserError(f"max_chars is {max_chars}, but must be at least 1")
-    pieces: list[str] = []
-    for sentence in _cut(text, SENTENCE_END, NOT_AN_END):
-        pieces += [sentence] if len(sentence) <= max_chars else _shorten(sentence, max_chars)
-    return [p for p in pieces if speakable(p)]
-
-
-def _cut(text: str, ends: re.Pattern[str], exceptions: re.Pattern[str] | None = None) -> Iterator[str]:
-    start = 0
-    for m in ends.finditer(text):
-        before, after = text[start : m.end()], text[m.end() : m.end() + 40]
-        if exceptions and (exceptions.search(before) or DOTTED.search(before) and not OPENS.match(after)):
-            continue
-        if text[start : m.end()].strip():
-            yield text[start : m.end()].strip()
-        start = m.end()
-    if text[start:].strip():
-        yield text[start:].strip()
-
-
-def _shorten(sentence: str, max_chars: int) -> list[str]:
-    """Clauses packed into as few pieces as fit; a clause that is too long gives way at words, a word anywhere."""
-    parts: list[str] = []
-    for clause in _cut(sentence, CLAUSE_END):
-        if len(clause) <= max_chars:
-            parts.append(clause)
-            continue
-        for word in re.findall(r"\[[^\[\]]*\]|\S+", clause):
-            parts += [word[i : i + max_chars] for i in range(0, len(word), max_chars)]
-    pieces = [parts[0]]
-    for part in parts[1:]:
-        if len(pieces[-1]) + 1 + len(part) <= max_chars:
-            pieces[-1] += f" {part}"
-        else:
-            pieces.append(part)
-    return pieces
+def _changes(written: str, read: str) -> list[tuple[str, str]]:
+    """Runs of words that differ between the text and its reading; capitals and marks around a word are no difference."""
+    a, b = written.split(), read.split()
+    plain = [[w.lower().strip(",.?!;:\"'()\u201c\u201d\u2018\u2019-\u2013\u2014") for w in side] for side in (a, b)]
+    codes = SequenceMatcher(None, *plain, autojunk=False).get_opcodes()
+    return [(" ".join(a[i:j]), " ".join(b[k:n])) for code, i, j, k, n in codes if code != "equal"]
 
 
 def _is_verb(before: str, after: str) -> bool:

@@ -1,4 +1,4 @@
-"""Sentences become phones; phones become IDs and back; long text is cut without loss."""
+"""Sentences become phones; phones become IDs and back; `explain` shows how a text will be read."""
 
 import re
 import time
@@ -14,7 +14,6 @@ from solfa.tokenizers.text.tokenizer import (
     PUNCTUATION,
     TextTokenizer,
     attach,
-    split_sentences,
 )
 
 
@@ -149,38 +148,20 @@ def test_a_foreign_folder_is_refused(tmp_path):
         TextTokenizer.from_pretrained(tmp_path)
 
 
-# long text
+def test_explain_shows_what_will_be_read(tokenizer):
+    first, second = tokenizer.explain("Dr. Smith paid $5, twice. [pause] The apple [laugh] fell")
+    assert first.written == "Dr. Smith paid $5, twice." and first.read == "doctor smith paid five dollars, twice."
+    assert first.changes == [("Dr.", "doctor"), ("$5,", "five dollars,")]
+    assert first.words[0] == ("doctor", "d aa1 k t er") and first.words[5] == (",", ",")
+    assert first.pauses == [(5, ","), (6, ".")] and first.warnings == []
+    assert second.pauses == [(0, "pau"), (3, ".")]
+    assert second.words[1] == ("the", "dh iy") and "[laugh]" in second.warnings[0]
+    assert "$5, -> five dollars," in str(first) and "doctor [d aa1 k t er]" in str(first)
+    with pytest.raises(UserError):
+        tokenizer.explain("...")
 
 
-def test_sentences_end_where_they_end():
-    text = (
-        'Dr. Smith came at 3.30 p.m. on Monday to the U.S. Treasury. "Why?" asked J. Smith... Nobody knows!\n\nThe end'
-    )
-    assert split_sentences(text) == [
-        "Dr. Smith came at 3.30 p.m. on Monday to the U.S. Treasury.",
-        '"Why?" asked J. Smith...',
-        "Nobody knows!",
-        "The end",
-    ]
-
-
-def test_long_sentences_give_way_at_clauses_then_words():
-    assert split_sentences("One two three, four five six; seven.", 20) == ["One two three,", "four five six;", "seven."]
-    assert split_sentences("one two three four", 9) == ["one two", "three", "four"]
-    assert split_sentences("abcdefghij", 4) == ["abcd", "efgh", "ij"]
-
-
-def test_pieces_without_speech_are_left_out():
-    assert split_sentences("Great! 😀! Yes.") == ["Great!", "Yes."]
-
-
-@settings(deadline=None)
-@given(st.text(alphabet="abcXYZ 019.,;:!?'\"-\n()", max_size=300), st.integers(1, 60))
-def test_no_speakable_character_is_lost(text, limit):
-    pieces = split_sentences(text, limit)
-    assert all(0 < len(p) <= limit for p in pieces)
-
-    def letters(t):
-        return re.sub(r"[^A-Za-z0-9]", "", t)
-
-    assert letters("".join(pieces)) == letters(text)
+def test_explain_agrees_with_what_is_spoken(tokenizer):
+    text = "In 1905 she read 3 books; 2 were his."
+    (row,) = tokenizer.explain(text)
+    assert " ".join(p for _, p in row.words).split() == tokenizer.phones(text).symbols[1:]

@@ -1,16 +1,18 @@
 """`solfa demo`: a page with two tabs.  Speak: text, style and voice -> speech.  Reconstruct: audio through any number of books.
 
-It uses solfa as anybody would, by its public names; the handlers below take the models first and return what the page shows.
+It uses solfa by its public names; the handlers below take the models first and return what the page shows.
 """
 
 import dataclasses
 import html
 import random
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, NamedTuple
+from pathlib import Path
+from typing import Annotated, NamedTuple, cast
 
 import gradio as gr
 import numpy as np
@@ -18,14 +20,16 @@ import torch
 import typer
 from matplotlib.figure import Figure
 
-from solfa import TTS, AudioTokenizer, UserError, read_audio
+from solfa import TTS, AudioTokenizer, UserError
 from solfa.demos.pictures import code_map, comparison, spectrogram
+from solfa.tokenizers.audio.audio_file import AudioReader
 from solfa.tokenizers.audio.codec import Codec
-from solfa.tts.synthesizer import SPEAKING
+from solfa.tts.synthesizer import SPEAKING, check_seed
 
 MAX_CHARS = 1000
-MAX_SECONDS = 60.0
-MAX_UPLOAD = "50mb"
+MAX_SECONDS = 60.0  # of an upload that are decoded
+MAX_UPLOAD = 50 * 2**20  # bytes
+FOLDERS = re.compile(r"(?<![^\s'\"(])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # those of a path in a sentence
 BY_STYLE = "as the style describes"
 TEXT = "It's snowing! The whole street has gone white, and nobody has walked on it yet."
 STYLES = (
@@ -47,7 +51,7 @@ Sound = tuple[int, np.ndarray]  # rate, int16 (n,): floats would be brought to f
 
 
 class Recording(NamedTuple):
-    """What the Reconstruct tab remembers between two moves of its slider."""
+    """The state of the Reconstruct tab between two moves of its slider."""
 
     samples: np.ndarray  # (n,) at the codec's rate
     codes: np.ndarray  # (books, frames)
@@ -74,7 +78,7 @@ def speak(
             text,
             style,
             None if voice == BY_STYLE else voice,
-            int(seed or 0),
+            whole_seed(seed),
             dataclasses.replace(SPEAKING, temperature=temperature),
             liveliness,
         )
@@ -101,19 +105,38 @@ def speak(
     )
 
 
-def take(codec: Codec, path: str | None) -> Recording | None:
-    """Read and encode an upload; of a long one, the first `MAX_SECONDS`."""
+def whole_seed(value: float | None) -> int:
+    """The seed field's value; an empty field is 0.  Raises: UserError for one that is no whole number or out of range."""
+    seed = 0 if value is None else int(value) if float(value).is_integer() else value
+    return check_seed(cast(int, seed))
+
+
+def read_recording(codec: Codec, path: str | None) -> Recording | None:
+    """Read and encode an upload; of a long one only the first `MAX_SECONDS` are decoded."""
     if path is None:
         return None
-    with sentences_for_the_user():
-        samples = read_audio(path, sample_rate=codec.sample_rate).samples
-        longest = int(MAX_SECONDS * codec.sample_rate)
-        if len(samples) > longest:
-            gr.Info(f"The first {MAX_SECONDS:.0f} of {len(samples) / codec.sample_rate:.0f} seconds are used.")
-        samples = samples[:longest]
+    with sentences_for_the_user(path):
+        size = Path(path).stat().st_size
+        if size > MAX_UPLOAD:
+            raise UserError(f"the file has {size / 2**20:.0f} MiB; the demo takes up to {MAX_UPLOAD / 2**20:.0f}")
+        samples = read_start(path, codec.sample_rate, MAX_SECONDS)
         began = time.perf_counter()
         codes = codec.encode(torch.from_numpy(samples), codec.sample_rate)[0]
     return Recording(samples, codes.cpu().numpy(), len(samples) / codec.sample_rate / (time.perf_counter() - began))
+
+
+def read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
+    """The first seconds of a file, (n,) at `sample_rate`, with a note on the page where there are more."""
+    reader = AudioReader(path, sample_rate)
+    longest, length, blocks = int(seconds * sample_rate), 0, []
+    for block in reader:
+        blocks.append(block)
+        length += len(block)
+        if length > longest:
+            reader.close()
+            gr.Info(f"Only the first {seconds:g} seconds are used.")
+            break
+    return np.concatenate(blocks)[:longest]
 
 
 def reconstruct(
@@ -125,7 +148,7 @@ def reconstruct(
     k, seconds = int(books), len(recording.samples) / codec.sample_rate
     began = time.perf_counter()
     with sentences_for_the_user():
-        made = codec.decode(torch.from_numpy(recording.codes[None, :k]))[0, : len(recording.samples)].cpu().numpy()
+        decoded = codec.decode(torch.from_numpy(recording.codes[None, :k]))[0, : len(recording.samples)].cpu().numpy()
     speed = seconds / (time.perf_counter() - began)
     rate = codec.bitrate(k)
     facts = (
@@ -135,10 +158,13 @@ def reconstruct(
     pictures = (
         code_map(recording.codes, k, codec.codebook_size, codec.frame_rate),
         comparison(
-            recording.samples, made, codec.sample_rate, f"{k} {'book' if k == 1 else 'books'}, {rate / 1000:.2f} kbps"
+            recording.samples,
+            decoded,
+            codec.sample_rate,
+            f"{k} {'book' if k == 1 else 'books'}, {rate / 1000:.2f} kbps",
         ),
     )
-    return (codec.sample_rate, pcm(made)), facts, *pictures
+    return (codec.sample_rate, pcm(decoded)), facts, *pictures
 
 
 def pcm(samples: np.ndarray) -> np.ndarray:
@@ -147,28 +173,33 @@ def pcm(samples: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def sentences_for_the_user() -> Iterator[None]:
-    """What the user can mend appears on the page as one sentence, and not as a traceback in the log."""
+def sentences_for_the_user(upload: str = "") -> Iterator[None]:
+    """A mistake appears on the page as one sentence that stays until it is closed, without folders of this machine.
+
+    upload: path of the file that the sentence may be about.
+    """
     try:
         yield
-    except UserError as e:
-        raise gr.Error(html.escape(str(e)), title="Not like that", print_exception=False) from e
+    except (UserError, OSError) as e:
+        sentence = str(e).replace(upload, Path(upload).name) if upload else str(e)
+        sentence = html.escape(FOLDERS.sub("", sentence))
+        raise gr.Error(sentence, duration=None, title="That did not work", print_exception=False) from e
 
 
 def build(tts: TTS | None = None, codec: Codec | None = None) -> gr.Blocks:
-    """The page, over the bundled models unless others are given; the codec of the Reconstruct tab defaults to the speaker's.
+    """The page, over the bundled models unless others are given; the codec of the Reconstruct tab defaults to that of the TTS model.
 
     Raises: UserError when a checkpoint is missing.
     """
-    speaker = tts or TTS.from_pretrained()
-    tokenizer = codec or speaker.codec
+    synthesizer = tts or TTS.from_pretrained()
+    tokenizer = codec or synthesizer.codec
     with gr.Blocks(title="solfa", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(
             "# solfa\nSpeech from a sentence and a style in plain words, and the audio tokenizer that it is made of."
         )
         with gr.Tabs() as tabs:
             with gr.Tab("Speak"):
-                spoken, onward = speak_tab(speaker)
+                spoken, onward = speak_tab(synthesizer)
             with gr.Tab("Reconstruct", id="reconstruct"):
                 original = reconstruct_tab(tokenizer)
         onward.click(
@@ -227,7 +258,7 @@ def reconstruct_tab(codec: Codec) -> gr.Audio:
     """-> the original recording."""
     with gr.Row():
         original = gr.Audio(label=f"Original (up to {MAX_SECONDS:.0f} s)", type="filepath", buttons=["download"])
-        made = gr.Audio(label="Reconstruction", interactive=False, buttons=["download"])
+        decoded = gr.Audio(label="Reconstruction", interactive=False, buttons=["download"])
     books = gr.Slider(  # out of sight where there is nothing to choose; gradio wants a range all the same
         1, max(2, codec.books), codec.lm_books, step=1, label="Books", info=f"Each adds {codec.bitrate(1):.0f} bits per second.",
         visible=codec.books > 1,
@@ -237,10 +268,15 @@ def reconstruct_tab(codec: Codec) -> gr.Audio:
     pictures = gr.Plot(label="Spectrograms", show_label=False)
     recording = gr.State()
 
-    shown = [made, facts, codes, pictures]
+    shown = [decoded, facts, codes, pictures]
     again = partial(reconstruct, codec)
     original.change(
-        partial(take, codec), original, recording, concurrency_id="model", concurrency_limit=1, api_visibility="private"
+        partial(read_recording, codec),
+        original,
+        recording,
+        concurrency_id="model",
+        concurrency_limit=1,
+        api_visibility="private",
     ).then(again, [recording, books], shown, concurrency_id="model", api_visibility="private")
     books.release(again, [recording, books], shown, concurrency_id="model", api_visibility="private")
     return original
@@ -255,7 +291,7 @@ def demo(
         str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")
     ] = None,
     codec: Annotated[
-        str | None, typer.Option(help="Audio tokenizer to reconstruct with; default: the speaker's own.")
+        str | None, typer.Option(help="Audio tokenizer to reconstruct with; default: that of the TTS model.")
     ] = None,
 ) -> None:
     """Serve a page to speak with and to listen to the audio tokenizer, on this machine only unless told otherwise.

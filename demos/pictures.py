@@ -1,7 +1,9 @@
-"""Figures of the demo: spectrograms with words, and codes.  Transparent, in greys that read on light and dark pages."""
+"""Figures of the demo: spectrograms with words, by librosa, and codes.  Transparent, in greys for light and dark pages."""
 
 from collections.abc import Sequence
 
+import librosa
+import librosa.display
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 INK = "#7d8794"
 ACCENT = "#14b8a6"
 WINDOW = 1024  # samples
+COLUMNS = 1000  # of a spectrogram: more are not seen
 RANGE_DB = 80.0  # from the loudest point down to black
 MAX_WORDS = 60  # more than this cannot be read on one picture
 
@@ -17,7 +20,7 @@ def spectrogram(samples: np.ndarray, sample_rate: int, words: Sequence[tuple[str
     """samples: (n,); words: (word, start, end) in seconds, written above the sound that they name."""
     figure = _canvas(3.0)
     axes = figure.subplots()
-    _draw(axes, decibels(samples), len(samples) / sample_rate, sample_rate)
+    _draw(axes, decibels(samples), hop(samples), sample_rate)
     axes.set_xlabel("seconds")
     upright = len(words) > 14
     for word, start, end in words if len(words) <= MAX_WORDS else ():
@@ -30,14 +33,14 @@ def spectrogram(samples: np.ndarray, sample_rate: int, words: Sequence[tuple[str
     return figure
 
 
-def comparison(original: np.ndarray, made: np.ndarray, sample_rate: int, label: str) -> Figure:
+def comparison(original: np.ndarray, decoded: np.ndarray, sample_rate: int, label: str) -> Figure:
     """Two spectrograms (n,), one above the other, on one scale of loudness."""
     figure = _canvas(4.6)
     top, bottom = figure.subplots(2, sharex=True)
-    pair = decibels(original), decibels(made)
+    pair = decibels(original), decibels(decoded)
     loudest = max(p.max() for p in pair)
     for axes, picture, name in zip((top, bottom), pair, ("original", label), strict=True):
-        _draw(axes, picture, len(original) / sample_rate, sample_rate, loudest)
+        _draw(axes, picture, hop(original), sample_rate, loudest)
         axes.set_title(name, loc="left", color=INK, fontsize=9)
     bottom.set_xlabel("seconds")
     return figure
@@ -62,7 +65,7 @@ def code_map(codes: np.ndarray, books: int, codebook_size: int, frame_rate: floa
     )
     if books < rows:
         axes.axhline(books + 0.5, color=ACCENT, linewidth=1.5)
-    axes.set_title(f"codes: {books} of {rows} books are heard", loc="left", color=INK, fontsize=9)
+    axes.set_title(f"codes: {books} of {rows} books are decoded", loc="left", color=INK, fontsize=9)
     axes.set_yticks(sorted({1, *range(4, rows + 1, 4), rows}))
     axes.set_ylabel("book")
     axes.set_xlabel("seconds")
@@ -70,19 +73,25 @@ def code_map(codes: np.ndarray, books: int, codebook_size: int, frame_rate: floa
     return figure
 
 
-def decibels(samples: np.ndarray, columns: int = 1200) -> np.ndarray:
-    """(n,) -> (WINDOW / 2 + 1, about `columns` or fewer) power in dB."""
-    hop = max(WINDOW // 8, len(samples) // columns)
-    padded = np.pad(samples.astype(np.float64), (WINDOW // 2, WINDOW))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[: len(samples) + 1 : hop]
-    power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW))) ** 2
-    return 10 * np.log10(power.T + 1e-9)
+def hop(samples: np.ndarray) -> int:
+    """Samples from one column of a spectrogram of (n,) samples to the next."""
+    return max(WINDOW // 8, len(samples) // COLUMNS)
 
 
-def _draw(axes: Axes, picture: np.ndarray, seconds: float, sample_rate: int, loudest: float | None = None) -> None:
+def decibels(samples: np.ndarray) -> np.ndarray:
+    """(n,) -> (WINDOW / 2 + 1, about COLUMNS or fewer) power in dB."""
+    spectrum = librosa.stft(samples.astype(np.float32), n_fft=WINDOW, hop_length=hop(samples))
+    return librosa.amplitude_to_db(np.abs(spectrum), ref=1.0, amin=3e-5, top_db=None)
+
+
+def _draw(axes: Axes, picture: np.ndarray, step: int, sample_rate: int, loudest: float | None = None) -> None:
+    """A picture of `decibels`, with `step` samples between its columns, and everything RANGE_DB below the top in black."""
     top = picture.max() if loudest is None else loudest
-    extent = (0, seconds, 0, sample_rate / 2000)
-    axes.imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=top - RANGE_DB, vmax=top, extent=extent)
+    librosa.display.specshow(
+        picture, sr=sample_rate, hop_length=step, x_axis="s", y_axis="linear", ax=axes, cmap="magma", vmin=top - RANGE_DB, vmax=top
+    )  # fmt: skip
+    axes.yaxis.set_major_formatter(lambda hertz, _: f"{hertz / 1000:g}")
+    axes.set_xlabel("")
     axes.set_ylabel("kHz")
     _quiet(axes)
 

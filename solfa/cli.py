@@ -17,8 +17,8 @@ from solfa.core.errors import UserError
 
 # command: ("module:function", what it does in one line)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "say": ("solfa.tts.synthesizer:say", "Speak a text in a voice and a style given in plain words."),
-    "voices": ("solfa.tts.voices:voices", "List the voices that `say` knows."),
+    "say": ("solfa.tts.say:say", "Speak a text in a voice and a style given in plain words."),
+    "voices": ("solfa.tts.voices:voices", "List the voices that `say` can speak in."),
     "demo": ("solfa.demos.app:demo", "Open the demo in a browser: speak, and listen to the codec."),
     "tokenize": (
         "solfa.tokenizers.datasets.commands.tokenize_corpus:tokenize",
@@ -38,14 +38,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "prepare tts": (
         "solfa.tts.data.prepare_tts:prepare",
-        "Measure and describe clips: the training data of the speaker.",
+        "Measure and describe clips: the training data of speech.",
     ),
     "train codec": ("solfa.tokenizers.training.train_codec:train", "Train the audio tokenizer."),
     "train prior": (
         "solfa.tokenizers.training.train_prior:train",
         "Learn which codes follow which, for smaller .sfa files.",
     ),
-    "train tts": ("solfa.tts.training.train_tts:train", "Train the speaker on tokenized, prepared clips."),
+    "train tts": ("solfa.tts.training.train_tts:train", "Train the TTS model on tokenized, prepared clips."),
     "train omni": ("solfa.omni.training.train_omni:train", "Train the decoder on text, audio tokens, or both."),
     "convert": ("solfa.omni.convert.convert:convert", "Turn a transformers checkpoint into ours, or ours into one."),
     "eval codec": ("solfa.tokenizers.evaluation.evaluate_codec:evaluate", "Measure the codec per number of books."),
@@ -60,7 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "bench tts": (
         "solfa.tts.evaluation.bench_tts:bench",
-        "Measure the speaker's speed, where its time goes, and what drafts would save.",
+        "Measure how fast speech is made, and which part of the model takes the time.",
     ),
     "info": ("solfa.info:info", "Show versions, device, bundled checkpoints and optional parts."),
 }

@@ -10,6 +10,7 @@ import solfa
 from solfa.cli import extras
 from solfa.core import checkpoints
 from solfa.core.errors import UserError
+from solfa.tokenizers.audio.play import REMEDIES, can_play
 
 LIBRARIES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "av", "pyarrow", "tokenizers")
 
@@ -73,7 +74,7 @@ def codec_lines() -> list[tuple[str, str]]:
 
 
 def cache_lines() -> list[tuple[str, str]]:
-    """What the default speaker's decoder keeps of what it has read and written; nothing when there is no speaker."""
+    """Memory that the default TTS model's decoder keeps of the steps before; nothing when there is no model."""
     from solfa.core import recipe
     from solfa.omni.decoder.cache import cache_parts
     from solfa.tts.model import TTSConfig
@@ -95,6 +96,8 @@ def extra_line(extra: str, distributions: list[str]) -> str:
     """`train  installed`, or which distributions are missing and how to get them."""
     missing = [name for name in distributions if not _installed(name)]
     state = f'without {", ".join(missing)}: pip install ".[{extra}]"' if missing else "installed"
+    if extra == "play" and not missing and not can_play():
+        state = f"installed, but the PortAudio library is not: {REMEDIES}"
     return f"{extra:<8}{state}"
 
 

@@ -1,7 +1,7 @@
 """The TTS network: a prosody planner, and an omni decoder that writes the audio codes frame by frame along the plan.
 
-Prompt: `<|style|> <|voice|> <|sostm|>`, the first two holding vectors of this module.  The text reaches the decoder where it
-is spoken: each frame carries the planner's vectors of the phones within its 40 ms.
+Prompt: `<|style|> <|voice|> <|sostm|>`; to the first two, the slots, vectors of this module are added.  The text reaches the
+decoder at the time when it is spoken: each frame carries the planner's vectors of the phones within its 40 ms.
 """
 
 from dataclasses import dataclass, field
@@ -18,13 +18,23 @@ from solfa.omni.model.patches import LocalConfig
 from solfa.tts.planner import REFERENCE_PITCH, PlannerConfig, Prediction, Prosody, ProsodyPlanner, slot_phones
 from solfa.tts.style.style_encoder import Style
 
-STYLES = ("rate", "pitch", "pitch_range", "brightness", "breathiness", "pauses")  # loudness is a gain, see speak.py
+STYLES = (
+    "rate",
+    "pitch",
+    "pitch_range",
+    "brightness",
+    "breathiness",
+    "pauses",
+)  # loudness is a gain, see synthesizer.py
 SLOTS_PER_FRAME = 4  # 25 Hz frames, 10 ms slots
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker.  The first voice of a model, `described`, is nobody: gender, age and pitch alone say how it sounds."""
+    """A person who can be chosen to speak.
+
+    The first voice of a model, `described`, is no particular person: its sound follows from gender, age and pitch alone.
+    """
 
     name: str
     gender: float = 0.0  # -1 male .. +1 female
@@ -35,6 +45,8 @@ class Voice:
 
 @dataclass(frozen=True)
 class TTSConfig:
+    """Sizes of the network, its voices, and the audio tokenizer whose codes it writes."""
+
     voices: tuple[Voice, ...] = (Voice("described"),)
     codec: str = "codec-24khz"
     codec_fingerprint: str = ""
@@ -49,10 +61,12 @@ class TTSConfig:
 
     @property
     def grid(self) -> TokenGrid:
+        """The layout of a sequence: special tokens only in the text row, `books` rows of codes."""
         return TokenGrid(0, (self.codebook_size,) * self.books, self.patch_size)
 
     @property
     def omni(self) -> OmniConfig:
+        """The part of the network that writes codes."""
         return OmniConfig(
             self.grid, self.decoder, self.patch_encoder, self.patch_decoder, SLOTS_PER_FRAME * self.slot_dim
         )
@@ -68,6 +82,8 @@ class Conditions(NamedTuple):
 
 
 class TTSModel(nn.Module):
+    """Planner and code writer with the embeddings of voices and styles that both are conditioned on."""
+
     def __init__(self, config: TTSConfig):
         super().__init__()
         self.config = config
@@ -82,25 +98,25 @@ class TTSModel(nn.Module):
         nn.init.normal_(self.voice_embed.weight, std=0.3)
 
     def adopt_codebooks(self, codebooks: Tensor, counts: Tensor) -> None:
-        """Before training: tell the network which codes sound alike, and how often each is used.
+        """Before training: start the embeddings and heads of the codes from the audio tokenizer's own vectors.
 
         codebooks: the audio tokenizer's, (books, codebook_size, D); counts: (books, codebook_size).
         """
         patches = self.omni.patch_decoder
-        self.omni.patch_encoder.embed.adopt(codebooks)
-        patches.embed.adopt(codebooks)
+        self.omni.patch_encoder.embed.init_from_codebooks(codebooks)
+        patches.embed.init_from_codebooks(codebooks)
         if self.config.patch_decoder.code_dim == codebooks.shape[-1]:
-            patches.heads.adopt(codebooks, counts)
+            patches.heads.init_from_codebooks(codebooks, counts)
 
-    def describe(self, c: Conditions) -> tuple[Tensor, Tensor]:
+    def embed_conditions(self, c: Conditions) -> tuple[Tensor, Tensor]:
         """-> vectors of voice and style, (B, voice_dim) each."""
         style = torch.cat([c.style, c.resynthesised[:, None]], dim=1)
         return self.voice_embed(c.voice) + self.person(c.person), self.style(style)
 
-    def plan(self, phones: Tensor, conditions: Conditions, real: Tensor) -> Prediction:
-        """phones: (B, N) ids, real: (B, N) -> what the planner expects."""
-        voice, style = self.describe(conditions)
-        return self.planner(phones, voice + style, real)
+    def plan(self, phones: Tensor, conditions: Conditions, mask: Tensor) -> Prediction:
+        """phones: (B, N) ids; mask: bool (B, N), False on padding -> distribution of the prosody of each phone."""
+        voice, style = self.embed_conditions(conditions)
+        return self.planner(phones, voice + style, mask)
 
     def frames(self, context: Tensor, prosody: Prosody, conditions: Conditions, n_frames: int) -> Tensor:
         """Each frame's conditioning along a plan: (B, n_frames, SLOTS_PER_FRAME * slot_dim)."""
@@ -119,15 +135,15 @@ class TTSModel(nn.Module):
     def prompt(self) -> Grid:
         """The steps before the audio: style, voice, start of speech to write."""
         grid = self.config.grid
-        return grid.build([[grid.id(name) for name in ("<|style|>", "<|voice|>", "<|sostm|>")]], learn_from=1)
+        return grid.build([[grid.id(name) for name in ("<|style|>", "<|voice|>", "<|sostm|>")]], loss_from=1)
 
-    def soft(self, conditions: Conditions, steps: int) -> Tensor:
-        """(B, steps, dim) vectors for the slots of the prompt, zeros on the steps after."""
-        voice, style = self.describe(conditions)
+    def slot_embeds(self, conditions: Conditions, steps: int) -> Tensor:
+        """(B, steps, dim) vectors to add to the slots of the prompt, zeros on the steps after."""
+        voice, style = self.embed_conditions(conditions)
         slots = torch.stack([self.to_style_step(style), self.to_voice_step(voice)], dim=1)
         return torch.cat([slots, slots.new_zeros(len(slots), steps - 2, slots.shape[-1])], dim=1)
 
 
 def style_vector(style: Style) -> list[float]:
-    """The part of a style that the network is given."""
+    """The attributes of a style that are inputs of the network, in the order of STYLES."""
     return [getattr(style, name) for name in STYLES]

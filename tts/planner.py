@@ -1,5 +1,4 @@
-"""The prosody planner: phones, voice and style -> how long, how high and how loud each phone is, and what it sounds like
-in its context.
+"""The prosody planner: phones, voice and style -> duration, pitch and energy of each phone, and a vector of it in context.
 
 A plan fixes the length of the speech and the time of each word before any sound is written (FastSpeech 2, arXiv
 2006.04558), so that nothing is skipped, repeated or read aloud that is not text, and rate, pitch and liveliness are numbers.
@@ -20,6 +19,8 @@ REFERENCE_PITCH = 140.0  # Hz; absolute pitch is in octaves from it
 
 @dataclass(frozen=True)
 class PlannerConfig:
+    """Sizes of the planner's Transformer."""
+
     symbols: int = 80  # size of the phone vocabulary
     dim: int = 192
     layers: int = 4
@@ -37,6 +38,8 @@ class Prosody(NamedTuple):
 
 
 class Prediction(NamedTuple):
+    """A Gaussian per phone and kind of prosody, and the vectors that it was predicted from."""
+
     context: Tensor  # (B, N, dim)
     mean: Tensor  # (B, N, 3): log(1 + slots), pitch / 6, energy / 10
     log_sigma: Tensor  # (B, N, 3)
@@ -58,12 +61,12 @@ class ProsodyPlanner(nn.Module):
         self.predict = nn.Sequential(nn.Linear(c.dim, c.dim), nn.GELU(), nn.Linear(c.dim, 6))
         nn.init.normal_(self.embed.weight, std=0.3)
 
-    def forward(self, phones: Tensor, voice: Tensor, real: Tensor) -> Prediction:
-        """phones: (B, N) ids; voice: (B, voice_dim); real: (B, N), False on padding."""
+    def forward(self, phones: Tensor, voice: Tensor, mask: Tensor) -> Prediction:
+        """phones: (B, N) ids; voice: (B, voice_dim); mask: bool (B, N), False on padding."""
         x = self.embed(phones)
-        x = x + F.gelu(self.near((x * real[..., None]).transpose(1, 2)).transpose(1, 2)) * real[..., None]
+        x = x + F.gelu(self.near((x * mask[..., None]).transpose(1, 2)).transpose(1, 2)) * mask[..., None]
         x = x + self.condition(voice)[:, None] + sinusoids(x.shape[1], x.shape[2], x.device)
-        context = self.encoder(x, src_key_padding_mask=~real)
+        context = self.encoder(x, src_key_padding_mask=~mask)
         mean, log_sigma = self.predict(context).float().chunk(2, dim=-1)
         return Prediction(context, mean, log_sigma.clamp(-3.0, 1.0))
 
@@ -79,10 +82,10 @@ def unscaled(values: Tensor) -> Prosody:
     return Prosody(slots, 6 * values[..., 1].clamp(-4, 4), 10 * values[..., 2].clamp(-5, 2))
 
 
-def loss(prediction: Prediction, truth: Prosody, real: Tensor) -> Tensor:
-    """Gaussian negative log-likelihood, mean over what was measured."""
+def loss(prediction: Prediction, truth: Prosody, mask: Tensor) -> Tensor:
+    """Gaussian negative log-likelihood, mean over the values that were measured (finite, and not padding)."""
     target = scaled(truth)
-    known = real[..., None] & torch.isfinite(target)
+    known = mask[..., None] & torch.isfinite(target)
     off = (torch.where(known, target, 0.0) - prediction.mean) * (-prediction.log_sigma).exp()
     terms = 0.5 * off.square() + prediction.log_sigma
     return (terms * known).sum() / known.sum().clamp_min(1)
@@ -97,7 +100,7 @@ def sinusoids(steps: int, dim: int, device: torch.device) -> Tensor:
 
 
 def slot_phones(slots: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Which phone each 10 ms slot belongs to, and how far into it the slot lies.
+    """The phone that each 10 ms slot belongs to, and how far into it the slot lies.
 
     slots: int (B, N) -> (B, total) phone index (past the end the last one that lasts), (B, total) 0..1.
     """

@@ -1,51 +1,63 @@
-"""`TTS`: text, style and voice -> speech; and the command `solfa say`."""
+"""`TTS`: text, style and voice -> speech, sentence by sentence.  The command around it is `say.py`.
+
+A sentence is spoken in three steps: the text front end gives its phones, the planner decides how long, how high and how loud
+each of them is (`TTS.plan`), and the decoder writes audio codes along that plan (`TTS.write`), which the audio tokenizer
+turns into sound.
+"""
 
 import dataclasses
+import difflib
+import operator
 import re
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
-import typer
 from torch import Tensor
 
 from solfa.core import checkpoints
+from solfa.core.device import pick
 from solfa.core.errors import UserError
 from solfa.omni.generation.generate import generate_audio
 from solfa.omni.generation.sampling import SamplingConfig
 from solfa.omni.model.grid import Grid
-from solfa.tokenizers.audio.audio_file import check_writable, write_wav
+from solfa.tokenizers.audio.audio_file import write_wav
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
-from solfa.tokenizers.text.tokenizer import Phones, TextTokenizer, split_sentences
+from solfa.tokenizers.text.sentences import SentenceSplitter, split_sentences
+from solfa.tokenizers.text.tokenizer import Phones, TextTokenizer
 from solfa.tts.model import Conditions, TTSConfig, TTSModel, Voice, style_vector
 from solfa.tts.planner import REFERENCE_PITCH, SLOTS_PER_SECOND, Prosody, unscaled
-from solfa.tts.style.style_encoder import Style, StyleEncoder
+from solfa.tts.style.style_encoder import MAX_CHARACTERS, Style, StyleEncoder
 
 KIND = "tts"
 LEVEL = 1.4  # gain from the training level, -23 dB, to -20 dB RMS
 LOUDNESS_DB = 6.0  # gain for one unit of the style's loudness
+LINEAR, FULL = 0.8, 0.99  # samples above LINEAR are bent so that none exceeds FULL
 SPEAKING = SamplingConfig(
     temperature=0.15, top_k=50, top_p=0.9
 )  # more chance in the sound costs words, see docs/decisions.md
 LONG_PAUSE = 60  # slots that a [pause] tag lasts at least
 TAG = re.compile(r"^\s*<style>(.*?)</style>", re.DOTALL | re.IGNORECASE)
+OPENING = "<style>"
+MAX_SEED = 2**64 - 1  # what torch.Generator takes
+MAX_VOICES_LISTED = 20  # in the message about an unknown voice
 
 
 class WordTime(NamedTuple):
+    """A word and when it is spoken, in seconds from the start."""
+
     word: str
-    start: float  # seconds
+    start: float
     end: float
 
 
 @dataclass
 class Speech:
-    """Samples (n,) float32 at `sample_rate`, and what is known about them."""
+    """Samples (n,) float32 at `sample_rate` Hz, the words in them, who speaks and how."""
 
     samples: np.ndarray
     sample_rate: int
@@ -55,41 +67,57 @@ class Speech:
     warnings: list[str] = field(default_factory=list)
 
     @property
-    def duration(self) -> float:  # seconds
+    def duration(self) -> float:
+        """Seconds."""
         return len(self.samples) / self.sample_rate
 
     def save(self, path: str | Path) -> None:
+        """Write a .wav, .flac or .ogg file.  Raises: UserError for another ending or a place that cannot be written."""
         write_wav(path, self.samples, self.sample_rate)
 
     def __add__(self, other: "Speech") -> "Speech":
-        later = [WordTime(w, round(a + self.duration, 3), round(b + self.duration, 3)) for w, a, b in other.words]
-        samples = np.concatenate([self.samples, other.samples])
-        return Speech(
-            samples, self.sample_rate, self.words + later, self.voice, self.style, self.warnings + other.warnings
+        """This speech, then the other."""
+        shift = self.duration
+        shifted = [WordTime(w, round(a + shift, 3), round(b + shift, 3)) for w, a, b in other.words]
+        return dataclasses.replace(
+            self,
+            samples=np.concatenate([self.samples, other.samples]),
+            words=self.words + shifted,
+            warnings=self.warnings + other.warnings,
         )
 
 
 class Plan(NamedTuple):
-    """A sentence before its codes are written: its prosody (1, N), and the arguments of `generate_audio`."""
+    """A sentence before its codes are written: its prosody (1, N) on the CPU, and arguments of `generate_audio`."""
 
     prosody: Prosody
     prompt: Grid
     cond: Tensor  # (frames, cond_dim)
-    soft: Tensor  # (T, D)
+    slot_embeds: Tensor  # (T, D)
 
 
 class TTS:
-    """Speaks.  Holds the network, the audio tokenizer whose codes it writes, the text front end and the style encoder."""
+    """Text to speech: the network, the audio tokenizer whose codes it writes, the text front end and the style encoder."""
 
     def __init__(self, model: TTSModel, codec: Codec, text: TextTokenizer, styles: StyleEncoder):
         self.model, self.codec, self.text, self.styles = model.eval(), codec.eval(), text, styles
 
     @classmethod
-    def from_pretrained(cls, name: str | Path | None = None, codec: str | Path | None = None) -> "TTS":
-        """A bundled name, a folder or a hub id.  `codec` overrides the audio tokenizer that the checkpoint names.
+    def from_pretrained(
+        cls,
+        name: str | Path | None = None,
+        codec: str | Path | None = None,
+        device: str | torch.device = "cpu",
+    ) -> "TTS":
+        """A bundled name, a folder or a hub id.
 
-        Raises: UserError when the audio tokenizer is not the one whose codes the model learned.
+        Args:
+            codec: replaces the audio tokenizer that the checkpoint names.
+            device: where to speak: "cpu", "cuda", "auto"...  A seed gives other bytes on another device.
+
+        Raises: UserError when the audio tokenizer is not the one whose codes the model learned, or the device is not there.
         """
+        place = pick(str(device))
         model, folder = checkpoints.restore(TTSModel, TTSConfig, name, KIND)
         config = model.config
         tokenizer = AudioTokenizer.from_pretrained(codec or config.codec)
@@ -98,14 +126,35 @@ class TTS:
                 f"{folder.name} learned the codes of {config.codec} with fingerprint {config.codec_fingerprint}, "
                 f"but {tokenizer.name} has {tokenizer.fingerprint}"
             )
-        return cls(model, tokenizer, TextTokenizer.from_pretrained(), StyleEncoder.from_pretrained())
+        return cls(model, tokenizer, TextTokenizer.from_pretrained(), StyleEncoder.from_pretrained()).to(place)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the network's checkpoint, which `from_pretrained` reads.  The audio tokenizer is named in it, not copied.
+
+        Raises: UserError when the folder cannot be written.
+        """
+        checkpoints.save(Path(folder), KIND, dataclasses.asdict(self.model.config), self.model.state_dict())
+
+    def to(self, device: str | torch.device) -> "TTS":
+        """Move network, audio tokenizer and style encoder to a device.  Raises: UserError for one that is not there."""
+        place = pick(str(device))
+        for module in (self.model, self.codec, self.styles.net):
+            module.to(place)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.model.voice_embed.weight.device
 
     @property
     def sample_rate(self) -> int:
+        """Hz of the speech."""
         return self.codec.sample_rate
 
     @property
     def voices(self) -> tuple[Voice, ...]:
+        """Who can speak; the first one, `described`, follows the style's gender and age alone."""
         return self.model.config.voices
 
     def say(
@@ -123,11 +172,11 @@ class TTS:
             text: English; a leading `<style>...</style>` is an instruction and is not read, `[pause]` is a pause.
             style: an instruction in plain words ("an old man, tired, almost whispering"), or attributes.
             voice: a name from `voices`; without one the style chooses who speaks.
-            seed: the same seed gives the same speech.
+            seed: 0 to 2**64 - 1; the same seed gives the same speech.
             sampling: how codes are drawn.
             liveliness: how far prosody may stray from its most likely course, 0..1.
 
-        Raises: UserError for text without anything to say, a style that cannot be read, an unknown voice.
+        Raises: UserError for text without anything to say, a style that cannot be read, an unknown voice, an impossible seed.
         """
         pieces = list(self.stream(text, style, voice, seed, sampling, liveliness))
         whole = pieces[0]
@@ -144,24 +193,56 @@ class TTS:
         sampling: SamplingConfig | None = None,
         liveliness: float = 0.5,
     ) -> Iterator[Speech]:
-        """Like `say`, sentence by sentence as each is ready; `text` may be an iterator of pieces of text."""
+        """Like `say`, sentence by sentence as each is ready.
+
+        `text` may be an iterator of pieces of any size, such as the tokens of a language model: they are joined as they are,
+        and each sentence is spoken when it is closed, before the next piece is asked for.  Joined, the speech is that of the
+        whole text.  Errors in such a text are raised when its sentences come, all others at once.
+        """
+        seed = check_seed(seed)
+        if not 0 <= liveliness <= 1:
+            raise UserError(f"liveliness {liveliness} should be within 0 to 1")
+        if voice is not None:
+            self.find_voice(voice)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        sampling = sampling or SPEAKING
         if not isinstance(text, str):
-            text = " ".join(text)
+            given = self.read_style(style)
+            return self._speak_pieces(_strings(text), given, voice, generator, sampling, liveliness)
         if tag := TAG.match(text):
             text, style = text[tag.end() :], tag[1]
-        style = self.styles.encode(style) if isinstance(style, str) else style
-        speaker = self.choose_voice(voice, style)
+        style = self.read_style(style)
+        person = self.choose_voice(voice, style)
         self.text.normalize(text)  # the whole text's errors, before anything is spoken
-        generator = torch.Generator().manual_seed(seed)
-        return self._speak(split_sentences(text), style, speaker, generator, sampling or SPEAKING, liveliness)
+        return self._speak(split_sentences(text), style, person, generator, sampling, liveliness)
+
+    def read_style(self, style: str | Style) -> Style:
+        """Attributes that an instruction asks for; attributes stay as they are."""
+        return self.styles.encode(style) if isinstance(style, str) else style
+
+    def find_voice(self, name: str) -> Voice:
+        """The voice of this name; case only matters where two names differ in nothing else.
+
+        Raises: UserError for an unknown name, with those that are near.
+        """
+        name = name.strip()
+        for same in (lambda v: v.name == name, lambda v: v.name.strip().casefold() == name.casefold()):
+            for voice in self.voices:
+                if same(voice):
+                    return voice
+        by_folded = {v.name.casefold(): v.name for v in self.voices}
+        near = " or ".join(repr(by_folded[n]) for n in difflib.get_close_matches(name.casefold(), by_folded, n=3))
+        listed = ", ".join(v.name for v in self.voices[:MAX_VOICES_LISTED])
+        more = len(self.voices) - MAX_VOICES_LISTED
+        raise UserError(
+            f"unknown voice {name!r}{f', perhaps {near}' if near else ''}; "
+            f"there are {listed}{f' and {more} more, see solfa voices' if more > 0 else ''}"
+        )
 
     def choose_voice(self, name: str | None, style: Style) -> Voice:
-        """The named voice, else the one that the style describes, else the default."""
+        """The named voice, else the one that the style describes, else the default.  Raises: UserError as `find_voice`."""
         if name is not None:
-            for v in self.voices:
-                if v.name == name.strip().lower():
-                    return v
-            raise UserError(f"unknown voice {name!r}; there are {', '.join(v.name for v in self.voices)}")
+            return self.find_voice(name)
         presets = self.voices[1:] or self.voices
         asked = style.asked or frozenset()
         if not asked & {"gender", "age"}:
@@ -172,9 +253,34 @@ class TTS:
 
         return min(presets, key=distance)
 
+    def _speak_pieces(
+        self,
+        pieces: Iterator[str],
+        style: Style,
+        voice: str | None,
+        generator: torch.Generator,
+        sampling: SamplingConfig,
+        liveliness: float,
+    ) -> Iterator[Speech]:
+        """Text that arrives in pieces; a `<style>` at its beginning is waited for."""
+        start = ""
+        for piece in pieces:
+            start += piece
+            if not _may_be_tag(start):
+                break
+        if tag := TAG.match(start):
+            start, style = start[tag.end() :], self.read_style(tag[1])
+        person = self.choose_voice(voice, style)
+        spoken = False
+        for speech in self._speak(_sentences(start, pieces), style, person, generator, sampling, liveliness):
+            spoken = True
+            yield speech
+        if not spoken:
+            raise UserError("there is nothing to speak in the text")
+
     def _speak(
         self,
-        sentences: list[str],
+        sentences: Iterable[str],
         style: Style,
         voice: Voice,
         generator: torch.Generator,
@@ -189,60 +295,80 @@ class TTS:
                 continue
             plan = self.plan(phones, style, voice, generator, liveliness)
             codes = torch.cat(list(self.write(plan, sampling, generator))).T  # (books, frames)
-            samples = self.codec.decode(codes[None])[0].numpy() * gain
-            # Above 0.8 full scale the gain bends smoothly, so that loud speech does not clip.
-            over = np.abs(samples) > 0.8
-            samples[over] = np.sign(samples[over]) * (0.8 + 0.19 * np.tanh((np.abs(samples[over]) - 0.8) / 0.19))
-            yield Speech(
-                samples, self.sample_rate, word_times(phones, plan.prosody), voice.name, style, phones.warnings
-            )
+            samples = limited(self.codec.decode(codes[None])[0].cpu().numpy() * gain)
+            words = word_times(phones, plan.prosody)
+            yield Speech(samples, self.sample_rate, words, voice.name, style, phones.warnings)
 
     @torch.inference_mode()
     def plan(
         self, phones: Phones, style: Style, voice: Voice, generator: torch.Generator, liveliness: float = 0.5
     ) -> Plan:
-        """How long each phone of a sentence takes and how it sounds, and what the decoder is told of it."""
-        model = self.model
+        """Durations, pitch and energy of a sentence's phones, and the decoder's inputs that follow from them."""
+        model, device = self.model, self.device
         conditions = self.conditions(style, voice)
-        ids = torch.tensor([self.text.encode(phones.symbols)])
-        real = torch.ones_like(ids, dtype=torch.bool)
-        prediction = model.plan(ids, conditions, real)
+        ids = torch.tensor([self.text.encode(phones.symbols)], device=device)
+        prediction = model.plan(ids, conditions, torch.ones_like(ids, dtype=torch.bool))
         prosody = self.draw(prediction.mean, prediction.log_sigma, liveliness, generator)
         for at in phones.long_pauses:
             prosody.slots[0, at] = prosody.slots[0, at].clamp_min(LONG_PAUSE)
         frames = max(1, -(-int(prosody.slots.sum()) // 4))
         cond = model.frames(prediction.context, prosody, conditions, frames)[0]
-        prompt = model.prompt()
-        return Plan(prosody, prompt, cond, model.soft(conditions, len(prompt.text))[0])
+        prompt = model.prompt().to(device)
+        slot_embeds = model.slot_embeds(conditions, len(prompt.text))[0]
+        return Plan(Prosody(*(values.cpu() for values in prosody)), prompt, cond, slot_embeds)
 
     @torch.inference_mode()
     def write(self, plan: Plan, sampling: SamplingConfig, generator: torch.Generator) -> Iterator[Tensor]:
         """The codes of a sentence, (frames, books) patch by patch."""
         yield from generate_audio(
-            self.model.omni, plan.prompt, cond=plan.cond, soft=plan.soft, sampling=sampling, generator=generator
+            self.model.omni,
+            plan.prompt,
+            cond=plan.cond,
+            slot_embeds=plan.slot_embeds,
+            sampling=sampling,
+            generator=generator,
         )
 
     def conditions(self, style: Style, voice: Voice) -> Conditions:
-        """What the network is told: the voice, and the style relative to its ordinary reading."""
-        values = style_vector(style)
+        """The network's inputs for a voice, and for a style relative to the voice's ordinary reading."""
         octaves = float(np.log2(voice.pitch / REFERENCE_PITCH))
-        return Conditions(
+        conditions = Conditions(
             torch.tensor([self.voices.index(voice)]),
             torch.tensor([[octaves, voice.gender, voice.age]]),
-            torch.tensor([values], dtype=torch.float32),
+            torch.tensor([style_vector(style)], dtype=torch.float32),
             torch.zeros(1),
         )
+        return Conditions(*(values.to(self.device) for values in conditions))
 
     @staticmethod
     def draw(mean: Tensor, log_sigma: Tensor, liveliness: float, generator: torch.Generator) -> Prosody:
         """Sample a plan near its most likely course; the noise is smoothed over neighbouring phones."""
-        noise = torch.randn(mean.shape, generator=generator)
+        noise = torch.randn(mean.shape, generator=generator, device=generator.device)
         smooth = (noise + torch.roll(noise, 1, 1) + torch.roll(noise, -1, 1)) / 3**0.5
         return unscaled(mean + 0.6 * liveliness * log_sigma.exp() * smooth)
 
 
+def check_seed(seed: SupportsIndex) -> int:
+    """The seed as an int.  Raises: UserError when it is not a whole number from 0 to 2**64 - 1."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= MAX_SEED:
+        raise UserError(f"seed {seed} should be a whole number from 0 to {MAX_SEED}")
+    return number
+
+
+def limited(samples: np.ndarray) -> np.ndarray:
+    """(n,) float -> the same with the peaks above LINEAR bent smoothly, so that loud speech does not clip."""
+    over = np.abs(samples) > LINEAR
+    room = FULL - LINEAR
+    samples[over] = np.sign(samples[over]) * (LINEAR + room * np.tanh((np.abs(samples[over]) - LINEAR) / room))
+    return samples
+
+
 def word_times(phones: Phones, prosody: Prosody) -> list[WordTime]:
-    """When each word is spoken: exact, because the plan decides it."""
+    """When each word is spoken: exact, because the plan decides it.  prosody: of one sentence, on the CPU."""
     ends = prosody.slots[0].cumsum(0) / SLOTS_PER_SECOND
     starts = ends - prosody.slots[0] / SLOTS_PER_SECOND
     times = []
@@ -252,63 +378,32 @@ def word_times(phones: Phones, prosody: Prosody) -> list[WordTime]:
     return times
 
 
-def say(
-    text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
-    style: Annotated[str, typer.Option("--style", "-s", help="How to say it, in plain words.")] = "",
-    voice: Annotated[
-        str | None, typer.Option(help="Who says it (solfa voices lists them); default: as the style describes.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="File to write: .wav, .flac or .ogg.", show_default="speech.wav")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0, help="Chance in the sound; 0 is greedy.")] = SPEAKING.temperature,
-    liveliness: Annotated[float, typer.Option(min=0, max=1, help="Chance in the prosody.")] = 0.5,
-    play: Annotated[
-        bool, typer.Option("--play", help="Play each sentence as it is ready (needs solfa[play]).")
-    ] = False,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Write raw 16-bit mono PCM to standard output as it is made.")
-    ] = False,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")
-    ] = None,
-) -> None:
-    """Speak a text in a style described in plain words.
+def _strings(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces, checked to be strings as they come."""
+    if not isinstance(pieces, Iterable):
+        raise UserError(f"the text should be a string or an iterator of strings, not {type(pieces).__name__}")
 
-    Examples:
+    def checked() -> Iterator[str]:
+        for piece in pieces:
+            if not isinstance(piece, str):
+                raise UserError(f"the text should come in strings, not {type(piece).__name__}")
+            yield piece
 
-      solfa say "It's snowing!" --style "a cheerful young woman, speaking fast" -o snow.wav
+    return checked()
 
-      echo "Good night." | solfa say - --style "a calm, low voice" --voice kathleen --play
-    """
-    began = time.perf_counter()
-    if text == "-":
-        text = sys.stdin.read()
-    path = out if out is not None else None if play or stream else Path("speech.wav")
-    if path is not None:
-        check_writable(path)
-    tts = TTS.from_pretrained(checkpoint)
-    loaded = time.perf_counter()
-    sampling = dataclasses.replace(SPEAKING, temperature=temperature)
-    speech: Speech | None = None
-    for piece in tts.stream(text, style, voice, seed, sampling, liveliness):
-        if stream:
-            sys.stdout.buffer.write((np.clip(piece.samples, -1, 1) * 32767).astype("<i2").tobytes())
-            sys.stdout.buffer.flush()
-        if play:
-            import sounddevice
 
-            sounddevice.play(piece.samples, piece.sample_rate, blocking=True)
-        speech = piece if speech is None else speech + piece
-    assert speech is not None
-    if path is not None:
-        speech.save(path)
-    took = time.perf_counter() - loaded
-    for warning in speech.warnings:
-        print(f"note: {warning}", file=sys.stderr)
-    print(
-        f"{path or 'spoken'}: {speech.duration:.1f} s in voice {speech.voice} ({speech.style}), made in {took:.1f} s + {loaded - began:.1f} s loading, "
-        f"real-time factor {took / speech.duration:.2f} ({(took + loaded - began) / speech.duration:.2f} with loading)",
-        file=sys.stderr,
-    )
+def _may_be_tag(start: str) -> bool:
+    """Whether text that begins so may still turn out to begin with `<style>...</style>`."""
+    text = start.lstrip().lower()
+    if len(text) < len(OPENING):
+        return OPENING.startswith(text)
+    return text.startswith(OPENING) and "</style>" not in text and len(text) < MAX_CHARACTERS + 2 * len(OPENING)
+
+
+def _sentences(start: str, pieces: Iterator[str]) -> Iterator[str]:
+    """Sentences of a text that begins with `start` and goes on with `pieces`, each as soon as it is closed."""
+    splitter = SentenceSplitter()
+    yield from splitter.push(start)
+    for piece in pieces:
+        yield from splitter.push(piece)
+    yield from splitter.finish()

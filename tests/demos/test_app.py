@@ -7,6 +7,7 @@ from typing import cast
 import gradio as gr
 import numpy as np
 import pytest
+import soundfile
 import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
@@ -25,7 +26,7 @@ from solfa.tts.synthesizer import TTS
 
 
 class SlowReader:
-    """Hears "slow" and nothing else."""
+    """Reads "slow" and nothing else."""
 
     def encode(self, text: str) -> Style:
         if "?" in text:
@@ -97,11 +98,23 @@ def test_mistakes_are_told_in_a_sentence(tts: TTS, text: str, style: str, senten
     with pytest.raises(gr.Error) as caught:
         speak(tts, text, style)
     assert sentence in caught.value.message
+    assert caught.value.duration is None, "it stays until it is closed"
     assert not caught.value.print_exception
 
 
+@pytest.mark.parametrize("seed", [-1, 1e20, 1.5, float("nan"), float("inf")])
+def test_impossible_seeds_are_one_sentence(tts: TTS, seed: float) -> None:
+    with pytest.raises(gr.Error, match="seed .* should be a whole number from 0"):
+        app.speak(tts, "Hello.", "", app.BY_STYLE, seed, 0.7, 0.5, gr.Progress())
+
+
+def test_an_empty_seed_field_is_zero(tts: TTS) -> None:
+    empty = app.speak(tts, "Hello.", "", app.BY_STYLE, cast(float, None), 0.7, 0.5, gr.Progress())
+    assert np.array_equal(empty[0][1], speak(tts, "Hello.")[0][1])
+
+
 def test_reconstruct(tiny_codec: AudioTokenizer, speech_clip: Path) -> None:
-    recording = app.take(tiny_codec, str(speech_clip))
+    recording = app.read_recording(tiny_codec, str(speech_clip))
     assert recording is not None
     assert recording.codes.shape == (tiny_codec.books, 25)
     sounds = []
@@ -120,7 +133,7 @@ def test_reconstruct(tiny_codec: AudioTokenizer, speech_clip: Path) -> None:
 
 
 def test_nothing_uploaded_shows_nothing(tiny_codec: AudioTokenizer) -> None:
-    assert app.take(tiny_codec, None) is None
+    assert app.read_recording(tiny_codec, None) is None
     assert app.reconstruct(tiny_codec, None, 1) == (None, "", None, None)
 
 
@@ -129,16 +142,61 @@ def test_long_upload_is_cut_and_said_so(
 ) -> None:
     monkeypatch.setattr(app, "MAX_SECONDS", 0.5)
     write_wav(tmp_path / "long.wav", np.full(16_000, 0.1, np.float32), 16_000)
-    recording = app.take(tiny_codec, str(tmp_path / "long.wav"))
+    recording = app.read_recording(tiny_codec, str(tmp_path / "long.wav"))
     assert recording is not None
     assert len(recording.samples) == 12_000
+    assert toasts == ["Only the first 0.5 seconds are used."]
+
+
+def test_only_the_start_of_an_upload_is_decoded(
+    tiny_codec: AudioTokenizer, tmp_path: Path, toasts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MAX_SECONDS", 1.0)
+    samples = np.full(60 * 16_000, 0.1, np.float32)
+    samples[-1] = np.nan  # refused by whoever decodes it
+    soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="FLOAT")
+    recording = app.read_recording(tiny_codec, str(tmp_path / "long.wav"))
+    assert recording is not None
+    assert len(recording.samples) == 24_000
     assert len(toasts) == 1
 
 
+def test_a_large_upload_is_refused_before_it_is_decoded(
+    tiny_codec: AudioTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large.wav").write_bytes(b"no audio here")
+    monkeypatch.setattr(app, "MAX_UPLOAD", 12)
+    with pytest.raises(gr.Error, match="the file has 0 MiB; the demo takes up to 0"):
+        app.read_recording(tiny_codec, str(tmp_path / "large.wav"))
+
+
 def test_damaged_upload(tiny_codec: AudioTokenizer, tmp_path: Path) -> None:
-    (tmp_path / "noise.wav").write_bytes(b"no audio here")
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / "noise.wav").write_bytes(b"no audio here")
+    for name in ("noise.wav", "missing.wav"):
+        with pytest.raises(gr.Error) as caught:
+            app.read_recording(tiny_codec, str(folder / name))
+        assert name in caught.value.message
+        assert str(folder) not in caught.value.message and "folder/" not in caught.value.message
+        assert caught.value.duration is None
     with pytest.raises(gr.Error, match="damaged or not an audio file"):
-        app.take(tiny_codec, str(tmp_path / "noise.wav"))
+        app.read_recording(tiny_codec, str(folder / "noise.wav"))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("/tmp/gradio/ab1/x.wav is damaged", "x.wav is damaged"),
+        ("C:\\Users\\me\\x.wav is damaged", "x.wav is damaged"),
+        ("no checkpoint '/srv/models/one'", "no checkpoint &#x27;one&#x27;"),
+        ("there is nothing to speak in 'and/or 1/2/3'", "there is nothing to speak in &#x27;and/or 1/2/3&#x27;"),
+    ],
+)
+def test_sentences_hold_no_folder_of_the_server(sentence: str, shown: str) -> None:
+    with pytest.raises(gr.Error) as caught, app.sentences_for_the_user():
+        raise UserError(sentence)
+    assert caught.value.message == shown
 
 
 def test_port_in_use_is_one_sentence(tts: TTS, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +217,15 @@ def test_spectrogram_of_a_tone() -> None:
     middle = picture[:, picture.shape[1] // 2]
     assert middle.argmax() == hz * pictures.WINDOW // 24_000
     assert pictures.decibels(np.zeros(1)).shape[1] >= 1
+
+
+def test_a_spectrogram_spans_the_clip() -> None:
+    for seconds in (0.3, 40.0):
+        noise = np.random.default_rng(0).standard_normal(int(24_000 * seconds)).astype(np.float32)
+        axes = pictures.spectrogram(noise, 24_000).axes[0]
+        assert axes.get_xlim()[1] == pytest.approx(seconds, abs=0.05)
+        assert axes.get_ylim() == pytest.approx((0, 12_000), abs=30)
+        assert axes.get_ylabel() == "kHz"
 
 
 def test_many_words_stay_off_the_picture() -> None:

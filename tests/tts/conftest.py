@@ -1,4 +1,4 @@
-"""An untrained speaker, small enough to speak in every test."""
+"""An untrained TTS model, small enough to speak in every test."""
 
 import dataclasses
 from pathlib import Path
@@ -16,7 +16,7 @@ from solfa.tts.training.train_tts import save_pretrained
 
 
 @pytest.fixture(scope="session")
-def speaker_folder(tmp_path_factory: pytest.TempPathFactory, tiny_codec_folder: Path) -> Path:
+def tts_folder(tmp_path_factory: pytest.TempPathFactory, tiny_codec_folder: Path) -> Path:
     """Its checkpoint, for the tiny codec; the same weights in every run."""
     codec, text = AudioTokenizer.from_pretrained(tiny_codec_folder), TextTokenizer.from_pretrained()
     small, local = AttentionConfig(heads=2, kv_heads=1, qk_dim=16, v_dim=16, rotary_dim=8), LocalConfig(16, 1, 2, 32)
@@ -33,6 +33,6 @@ def speaker_folder(tmp_path_factory: pytest.TempPathFactory, tiny_codec_folder: 
     with torch.no_grad():  # phones of about 60 ms, as a trained planner would say, and codes that are not all alike
         model.planner.state_dict()["predict.2.bias"][0] = 2.0
         model.omni.patch_decoder.heads.weight.mul_(10)
-    folder = tmp_path_factory.mktemp("speakers") / "untrained"
+    folder = tmp_path_factory.mktemp("models") / "untrained"
     save_pretrained(folder, config, model.state_dict())
     return folder

@@ -1,4 +1,4 @@
-"""The TTS network, its trainer and the speaker, at a size that trains in seconds."""
+"""The TTS network, its trainer and the synthesizer, at a size that trains in seconds."""
 
 import dataclasses
 import json
@@ -185,7 +185,7 @@ def prepared_tokens(tmp_path: Path, tiny_codec: AudioTokenizer) -> Path:
     return tmp_path / "tokens"
 
 
-def test_processes_train_one_speaker_together_from_tokens(
+def test_processes_train_one_model_together_from_tokens(
     prepared_tokens: Path, tiny_codec: AudioTokenizer, tiny_codec_folder: Path, tmp_path: Path
 ) -> None:
     """As `torchrun` or `accelerate launch` start them, on the tokens of a prepared manifest as they are."""

@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from solfa.core import checkpoints
-from solfa.tokenizers.evaluation.edit_distance import edit_distance
+from solfa.core.torchaudio_functional import functional
 from solfa.tokenizers.text.g2p import LETTERS, LetterToPhone, LetterToPhoneConfig, Speller
 from solfa.tokenizers.text.tokenizer import VOCABULARY
 
@@ -118,7 +118,7 @@ def evaluate(model: LetterToPhone, truth: dict[str, str]) -> dict[str, float]:
         wrong = total = words = 0
         for said, guess in zip(truth.values(), guesses, strict=True):
             a, b = said.replace("1", keep).split(), guess.replace("1", keep).split()
-            wrong, total, words = wrong + edit_distance(a, b), total + len(a), words + (a != b)
+            wrong, total, words = wrong + functional.edit_distance(a, b), total + len(a), words + (a != b)
         scores |= {f"per{name}": round(100 * wrong / total, 2), f"wer{name}": round(100 * words / len(truth), 2)}
     return scores
 

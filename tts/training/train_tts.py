@@ -24,8 +24,7 @@ from solfa.core import recipe as recipes
 from solfa.core.errors import UserError
 from solfa.core.progress import track
 from solfa.core.training import Clock, WeightAverage, cosine_rate, find_state, load_state, save_state
-from solfa.omni.model.omni_model import BOOK_WEIGHTS
-from solfa.omni.model.omni_model import loss as omni_loss
+from solfa.omni.model.omni_model import BOOK_WEIGHTS, omni_loss
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.datasets.shards.token_dataset import TokenDataset
 from solfa.tokenizers.text.tokenizer import TextTokenizer
@@ -176,7 +175,7 @@ def losses(model: TTSModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """-> (audio loss, planner loss, per-book losses)."""
     grid = model.config.grid
     start, end = model.prompt().text, [grid.id("<|eostm|>")]
-    sequences = grid.collate([grid.build([start, codes, end], learn_from=1) for codes in batch.codes])
+    sequences = grid.collate([grid.build([start, codes, end], loss_from=1) for codes in batch.codes])
     longest = max(c.shape[1] for c in batch.codes)
     prediction = model.plan(batch.phones, batch.conditions, batch.real)
     cond = model.frames(prediction.context, batch.prosody, batch.conditions, grid.patches(longest) * grid.patch_size)
@@ -185,7 +184,7 @@ def losses(model: TTSModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     aligned = torch.cat([folded.new_zeros(len(folded), len(start), *folded.shape[2:]), folded], dim=1)
     aligned = torch.cat([aligned, aligned.new_zeros(len(aligned), steps - aligned.shape[1], *aligned.shape[2:])], dim=1)
     aligned = aligned * grid.is_audio(sequences.text)[..., None, None]
-    output = model.omni(sequences, aligned, model.soft(batch.conditions, steps))
+    output = model.omni(sequences, aligned, model.slot_embeds(batch.conditions, steps))
     made = omni_loss(output, text_weight=0.0, book_weights=BOOK_WEIGHTS[: model.config.books])
     return made.total, planner.loss(prediction, batch.prosody, batch.real), made.books
 

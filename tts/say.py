@@ -1,0 +1,115 @@
+"""`solfa say`: speak a text, into a file, to the loudspeaker, or as raw samples to standard output."""
+
+import codecs
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from solfa.core.errors import UserError
+from solfa.tokenizers.audio import play as loudspeaker
+from solfa.tokenizers.audio.audio_file import check_writable
+from solfa.tokenizers.text.tokenizer import TextTokenizer
+from solfa.tts.output import check_output
+from solfa.tts.synthesizer import SPEAKING, TAG, TTS, Speech, check_seed
+
+
+def say(
+    text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
+    style: Annotated[str, typer.Option("--style", "-s", help="How to say it, in plain words.")] = "",
+    voice: Annotated[
+        str | None, typer.Option(help="Who says it (solfa voices lists them); default: as the style describes.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File to write: .wav, .flac or .ogg.", show_default="speech.wav")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="Chance in the sound; 0 is greedy.")] = SPEAKING.temperature,
+    liveliness: Annotated[float, typer.Option(min=0, max=1, help="Chance in the prosody.")] = 0.5,
+    play: Annotated[
+        bool, typer.Option("--play", help="Play each sentence as it is ready (needs the extra play).")
+    ] = False,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Write raw 16-bit mono PCM to standard output as it is made."),
+    ] = False,
+    show_text: Annotated[
+        bool, typer.Option("--show-text", help="Print what would be read, with its phones, and make no sound.")
+    ] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda...; a seed gives other bytes on another device.")
+    ] = "cpu",
+) -> None:
+    """Speak a text in a style described in plain words.
+
+    With --stream or --play, standard input is spoken sentence by sentence while it arrives.
+
+    Examples:
+
+      solfa say "It's snowing!" --style "a cheerful young woman, speaking fast" -o snow.wav
+
+      echo "Good night." | solfa say - --style "a calm, low voice" --voice kathleen --play
+    """
+    began = time.perf_counter()
+    check_seed(seed)
+    if show_text:
+        if out is not None or play or stream:
+            raise UserError("--show-text makes no sound: leave out -o, --play and --stream")
+        print_reading("".join(read_stdin()) if text == "-" else text)
+        return
+    if play and not loudspeaker.can_play():
+        raise UserError(f"--play needs sounddevice and PortAudio, which are not both there: {loudspeaker.REMEDIES}")
+    path = out if out is not None else None if play or stream else Path("speech.wav")
+    if path is not None:
+        check_output(check_writable(path))
+    words: str | Iterator[str] = text
+    if text == "-":
+        words = read_stdin() if play or stream else "".join(read_stdin())
+    tts = TTS.from_pretrained(checkpoint, device=device)
+    loaded = time.perf_counter()
+    sampling = dataclasses.replace(SPEAKING, temperature=temperature)
+    speech: Speech | None = None
+    for piece in tts.stream(words, style, voice, seed, sampling, liveliness):
+        if stream:
+            sys.stdout.buffer.write((np.clip(piece.samples, -1, 1) * 32767).astype("<i2").tobytes())
+            sys.stdout.buffer.flush()
+        if play:
+            loudspeaker.play(piece.samples, piece.sample_rate)
+        speech = piece if speech is None else speech + piece
+    assert speech is not None
+    if path is not None:
+        speech.save(path)
+    took = time.perf_counter() - loaded
+    for warning in speech.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    print(
+        f"{path or 'spoken'}: {speech.duration:.1f} s in voice {speech.voice} ({speech.style}), made in {took:.1f} s + {loaded - began:.1f} s loading, "
+        f"real-time factor {took / speech.duration:.2f} ({(took + loaded - began) / speech.duration:.2f} with loading)",
+        file=sys.stderr,
+    )
+
+
+def print_reading(text: str) -> None:
+    """Print, sentence by sentence, the words that are read for a text and their phones.  Raises: UserError as `TTS.say`."""
+    tag = TAG.match(text)
+    for sentence in TextTokenizer.from_pretrained().explain(text[tag.end() :] if tag else text):
+        print(sentence)
+
+
+def read_stdin() -> Iterator[str]:
+    """Standard input as text, each piece as soon as it arrives.  Raises: UserError when it is not UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while data := sys.stdin.buffer.read1(4096):
+            yield decoder.decode(data)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise UserError("standard input is not text in UTF-8") from None

@@ -1,26 +1,28 @@
 """Audio files <-> float32 mono arrays: libsndfile first, FFmpeg (PyAV) for what it cannot open, soxr to resample.
 
-Reading goes block by block, so that eight channels at 192 kHz never stand in memory at once.
+Reading goes block by block, so that eight channels at 192 kHz never stand in memory at once.  A file that holds less than its
+header states (`file_length.py`) was cut off, and is damaged.
 """
 
 import hashlib
 import io
-import itertools
 import math
 import os
-import stat
 import sys
 from collections.abc import Generator, Iterator
-from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import av
 import numpy as np
 import soundfile
 
 from solfa.core.atomic import write_bytes
 from solfa.core.errors import UserError
+from solfa.tokenizers.audio.bad_audio import BadAudio as BadAudio
+from solfa.tokenizers.audio.bad_audio import Kind as Kind
+from solfa.tokenizers.audio.bad_audio import check_file
+from solfa.tokenizers.audio.ffmpeg_audio import Opened, after, open_ffmpeg, probe_ffmpeg
+from solfa.tokenizers.audio.file_length import ends_in_a_page, open_bytes, stated_share, states_frames
 from solfa.tokenizers.audio.resample import RATES, Samples, StreamResampler
 
 AUDIO_SUFFIXES = frozenset(  # not .ts, which mostly is TypeScript
@@ -30,20 +32,13 @@ AUDIO_SUFFIXES = frozenset(  # not .ts, which mostly is TypeScript
 WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 SEEKABLE = {"WAV", "WAVEX", "W64", "RF64", "AIFF", "AU", "FLAC"}  # to the sample
 SPAN_SLACK = 0.1  # seconds by which a file may end before its span: manifests round
+CUT_SLACK, CUT_SHARE = (
+    0.1,
+    0.01,
+)  # seconds, and share of its length, by which a whole file may be shorter than it states
+UNKNOWN_FRAMES = 1 << 62  # and more: what libsndfile gives for a FLAC stream that states no length
 BLOCK = 1 << 18  # samples read at once, of all channels together
 FULL_SCALE = 32_767 / 32_768  # the largest sample that 16 bits hold
-
-Kind = Literal[
-    "missing", "unreadable", "empty", "corrupt", "nan", "short", "long", "silent", "clipped", "duplicate", "other"
-]  # fmt: skip
-
-
-class BadAudio(UserError):
-    """Audio that cannot be used: the reason in one sentence, and as a word."""
-
-    def __init__(self, kind: Kind, sentence: str):
-        super().__init__(sentence)
-        self.kind = kind
 
 
 class Audio(NamedTuple):
@@ -67,8 +62,8 @@ class AudioReader:
     """A file being decoded: an iterator of mono float32 blocks (n,) at `sample_rate`, of a few seconds each.
 
     `source_samples`, `source_rate`, `peak` (full scale 1) and `at_full_scale` (samples) are of what was read so far, at the
-    source's rate; `claimed_seconds` is what the header says, perhaps nothing.  The blocks joined are as long as
-    `resampled_length` says.
+    source's rate; `claimed_seconds` is the length by the header, perhaps 0.  The blocks joined are as long as
+    `resampled_length` gives.
 
     Args:
         path: the file, or with `data` only a name to show.
@@ -77,8 +72,8 @@ class AudioReader:
         fingerprint: whether `digest` is to be worked out.
         span: begin and length in seconds of the part to read; all else is as if the file held nothing but it.
 
-    Raises: BadAudio, also while it is iterated, for a file that is missing, unreadable, damaged or empty, that holds NaN or
-    infinite samples, or that ends before its span.
+    Raises: BadAudio, also while it is iterated, for a file that is missing, unreadable, damaged, cut off or empty, that holds
+    NaN or infinite samples, or that ends before its span.
     """
 
     def __init__(
@@ -90,7 +85,9 @@ class AudioReader:
         span: tuple[float, float] | None = None,
     ):
         self.path, self.span = Path(path), span
-        self.source_rate, self.claimed_seconds, self._blocks = _open(self.path, data, span[0] if span else 0.0)
+        opened = _open(self.path, data, span[0] if span else 0.0)
+        self.source_rate, self.claimed_seconds, self._blocks = opened.rate, opened.claimed, opened.blocks
+        self._stated = opened.stated
         if span:
             self.claimed_seconds = span[1]
         _check_rate(self.path, self.source_rate)
@@ -144,8 +141,19 @@ class AudioReader:
             raise BadAudio("short", f"{self.path} ends before its part from {begin:g} s to {begin + seconds:g} s does")
         if not self.source_samples:
             raise BadAudio("empty", f"{self.path} holds no samples")
+        if not self.span:
+            self._check_end()
         if stream is not None:
             yield stream.finish()
+
+    def _check_end(self) -> None:
+        """Raises: BadAudio for a file that ended before its header's length."""
+        missing = self._stated - self.source_seconds
+        if missing > CUT_SLACK + CUT_SHARE * self._stated:
+            raise BadAudio(
+                "corrupt",
+                f"{self.path} is cut off: its header states {self._stated:.2f} s, it holds {self.source_seconds:.2f} s",
+            )
 
 
 def read_audio(
@@ -170,14 +178,19 @@ def probe(path: str | Path, data: bytes | None = None) -> Probe:
     Raises: BadAudio as `AudioReader` does.
     """
     path = Path(path)
-    _check_file(path, data)
+    check_file(path, data)
     try:
         with _open_sndfile(path, data) as file:
             found = Probe(file.frames / file.samplerate, file.samplerate, file.channels)
+            unknown = file.frames >= UNKNOWN_FRAMES or not file.frames
     except soundfile.LibsndfileError:
-        with _open_container(path, data) as container:
-            stream = _audio_stream(path, container)
-            found = Probe(_claimed(stream, container), stream.codec_context.sample_rate, stream.codec_context.channels)
+        found, unknown = None, True
+    if found is None or unknown:
+        try:
+            found = Probe(*probe_ffmpeg(path, data))
+        except BadAudio:
+            if found is None:
+                raise
     _check_rate(path, found.sample_rate)
     return found
 
@@ -215,38 +228,46 @@ def write_wav(path: str | Path, samples: Samples, sample_rate: int) -> None:
     write_bytes(path, encode_audio(samples, sample_rate, path.suffix.lower()))
 
 
-def _open(path: Path, data: bytes | None, begin: float) -> tuple[int, float, Generator[Samples, None, None]]:
-    """-> (sample rate, seconds by the header, mono blocks from second `begin` on).
+def _open(path: Path, data: bytes | None, begin: float) -> Opened:
+    """Mono blocks from second `begin` on.
 
-    A format that libsndfile knows but cannot decode is damaged, not FFmpeg's turn.
+    A format that libsndfile knows but cannot decode is damaged, not FFmpeg's turn; only a length that libsndfile needs and the
+    header lacks makes it so (a FLAC stream from a pipe, a WAV file whose recorder was not closed).
     """
-    _check_file(path, data)
+    check_file(path, data)
+    file = None
     try:
         file = _open_sndfile(path, data)
     except soundfile.LibsndfileError:
-        container = _open_container(path, data)
+        return open_ffmpeg(path, data, begin)
+    if file.frames >= UNKNOWN_FRAMES or not file.frames:
         try:
-            stream = _audio_stream(path, container)
-        except BadAudio:
-            container.close()
-            raise
-        rate = stream.codec_context.sample_rate
-        return rate, _claimed(stream, container), _after(round(begin * rate), _blocks_av(path, container, rate))
+            opened = open_ffmpeg(path, data, begin)
+        except BadAudio:  # it holds nothing for FFmpeg either
+            pass
+        else:
+            file.close()
+            return opened
+    seconds = file.frames / file.samplerate
+    stated = _stated_seconds(path, data, file.format, seconds)
     skip = round(begin * file.samplerate)
     if skip and file.format in SEEKABLE and file.seekable():
         file.seek(min(skip, file.frames))
         skip = 0
-    return file.samplerate, file.frames / file.samplerate, _after(skip, _blocks(path, file))
+    return Opened(file.samplerate, seconds, stated, after(skip, _blocks(path, file)))
 
 
-def _after(skip: int, blocks: Generator[Samples, None, None]) -> Generator[Samples, None, None]:
-    """Without the first `skip` samples."""
-    try:
-        for block in blocks:
-            yield block[skip:]
-            skip = max(0, skip - len(block))
-    finally:
-        blocks.close()
+def _stated_seconds(path: Path, data: bytes | None, format: str, seconds: float) -> float:
+    """The length that the header states, where libsndfile found `seconds`, cut at the end of the file; 0 where it states none.
+
+    Raises: BadAudio for an Ogg file that ends within a page.
+    """
+    with open_bytes(path, data) as file:
+        if format == "OGG" and not ends_in_a_page(file):
+            raise BadAudio("corrupt", f"{path} is cut off: it ends within a page of its Ogg stream")
+        if format in ("MP3", "MPEG"):
+            return seconds if states_frames(file) else 0.0
+        return seconds / max(stated_share(file), 1e-9)
 
 
 def _open_sndfile(path: Path, data: bytes | None) -> soundfile.SoundFile:
@@ -267,70 +288,6 @@ def _blocks(path: Path, file: soundfile.SoundFile) -> Generator[Samples, None, N
                 yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
         except soundfile.LibsndfileError:
             raise BadAudio("corrupt", f"{path} is damaged: its audio cannot be decoded") from None
-
-
-def _open_container(path: Path, data: bytes | None) -> "av.container.InputContainer":
-    """FFmpeg is kept from following a playlist that poses as audio to other places than files."""
-    place = str(path.absolute()) if data is None else io.BytesIO(data)  # "a:b.mka" would be a protocol
-    try:
-        return av.open(place, "r", options={"protocol_whitelist": "file"})
-    except (av.FFmpegError, OSError, ValueError):
-        raise BadAudio("corrupt", f"{path} is damaged or not an audio file") from None
-
-
-def _blocks_av(path: Path, container: "av.container.InputContainer", rate: int) -> Generator[Samples, None, None]:
-    with container:
-        stream = container.streams.audio[0]
-        left = sys.maxsize
-        if "mp4" in container.format.name and stream.duration and stream.time_base == Fraction(1, rate):
-            left = stream.duration  # AAC fills its last frame up; FFmpeg leaves that padding in
-        planar = av.AudioResampler(format="fltp", rate=rate)  # one sample format; channels stay, we mix them
-        try:
-            for frame in itertools.chain(container.decode(stream), [None]):  # None: flush
-                for part in planar.resample(frame):
-                    block = part.to_ndarray().mean(axis=0, dtype=np.float32)[:left]
-                    left -= len(block)
-                    yield block
-        except (av.FFmpegError, OSError, ValueError):
-            raise BadAudio("corrupt", f"{path} is damaged: its audio cannot be decoded") from None
-
-
-def _audio_stream(path: Path, container: "av.container.InputContainer") -> "av.AudioStream":
-    if not container.streams.audio or container.streams.audio[0].codec_context is None:
-        raise BadAudio("corrupt", f"{path} holds no audio")
-    return container.streams.audio[0]
-
-
-def _claimed(stream: "av.AudioStream", container: "av.container.InputContainer") -> float:
-    """Seconds by the header."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return (container.duration or 0) / av.time_base  # Matroska keeps one duration for the whole file
-
-
-def _check_file(path: Path, data: bytes | None) -> None:
-    if data is not None:
-        if not data:
-            raise BadAudio("empty", f"audio file {path} is empty")
-        return
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise BadAudio("unreadable", f"{path} is a folder, not an audio file")
-        if not stat.S_ISREG(mode):  # opening a pipe would wait for somebody to write to it
-            raise BadAudio("unreadable", f"{path} is not a regular file")
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except BadAudio:  # which is a ValueError
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadAudio("missing", f"audio file {path} does not exist") from None
-    except OSError as e:
-        raise BadAudio("unreadable", f"audio file {path} cannot be read: {e.strerror}") from None
-    except ValueError:  # a NUL in its name
-        raise BadAudio("missing", f"audio file {str(path)!r} cannot exist: its name holds a NUL") from None
-    if empty:
-        raise BadAudio("empty", f"audio file {path} is empty")
 
 
 def _check_rate(path: Path, rate: int) -> None:

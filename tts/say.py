@@ -16,7 +16,8 @@ from solfa.tokenizers.audio import play as loudspeaker
 from solfa.tokenizers.audio.audio_file import check_writable
 from solfa.tokenizers.text.tokenizer import TextTokenizer
 from solfa.tts.output import check_output
-from solfa.tts.synthesizer import SPEAKING, TAG, TTS, Speech, check_seed
+from solfa.tts.synthesizer import SPEAKING, TTS, Speech, check_seed
+from solfa.tts.text_pieces import split_style
 
 
 def say(
@@ -76,31 +77,38 @@ def say(
     tts = TTS.from_pretrained(checkpoint, device=device)
     loaded = time.perf_counter()
     sampling = dataclasses.replace(SPEAKING, temperature=temperature)
-    speech: Speech | None = None
-    for piece in tts.stream(words, style, voice, seed, sampling, liveliness):
+    pieces = tts.stream(words, style, voice, seed, sampling, liveliness)
+    speech = deliver(pieces, stream, play)
+    if path is not None:
+        speech.save(path)
+    took, loading = time.perf_counter() - loaded, loaded - began
+    for warning in speech.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    print(
+        f"{path or 'spoken'}: {speech.duration:.1f} s in voice {speech.voice} ({speech.style}), made in {took:.1f} s "
+        f"+ {loading:.1f} s loading, real-time factor {took / speech.duration:.2f} "
+        f"({(took + loading) / speech.duration:.2f} with loading)",
+        file=sys.stderr,
+    )
+
+
+def deliver(pieces: Iterator[Speech], stream: bool, play: bool) -> Speech:
+    """All pieces joined; each is first written to standard output as 16-bit samples, or played, as it comes."""
+    whole: Speech | None = None
+    for piece in pieces:
         if stream:
             sys.stdout.buffer.write((np.clip(piece.samples, -1, 1) * 32767).astype("<i2").tobytes())
             sys.stdout.buffer.flush()
         if play:
             loudspeaker.play(piece.samples, piece.sample_rate)
-        speech = piece if speech is None else speech + piece
-    assert speech is not None
-    if path is not None:
-        speech.save(path)
-    took = time.perf_counter() - loaded
-    for warning in speech.warnings:
-        print(f"note: {warning}", file=sys.stderr)
-    print(
-        f"{path or 'spoken'}: {speech.duration:.1f} s in voice {speech.voice} ({speech.style}), made in {took:.1f} s + {loaded - began:.1f} s loading, "
-        f"real-time factor {took / speech.duration:.2f} ({(took + loaded - began) / speech.duration:.2f} with loading)",
-        file=sys.stderr,
-    )
+        whole = piece if whole is None else whole + piece
+    assert whole is not None
+    return whole
 
 
 def print_reading(text: str) -> None:
     """Print, sentence by sentence, the words that are read for a text and their phones.  Raises: UserError as `TTS.say`."""
-    tag = TAG.match(text)
-    for sentence in TextTokenizer.from_pretrained().explain(text[tag.end() :] if tag else text):
+    for sentence in TextTokenizer.from_pretrained().explain(split_style(text)[1]):
         print(sentence)
 
 

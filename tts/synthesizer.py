@@ -8,7 +8,6 @@ turns into sound.
 import dataclasses
 import difflib
 import operator
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +26,12 @@ from solfa.omni.model.grid import Grid
 from solfa.tokenizers.audio.audio_file import write_wav
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
-from solfa.tokenizers.text.sentences import SentenceSplitter, split_sentences
+from solfa.tokenizers.text.sentences import split_sentences
 from solfa.tokenizers.text.tokenizer import Phones, TextTokenizer
 from solfa.tts.model import Conditions, TTSConfig, TTSModel, Voice, style_vector
 from solfa.tts.planner import REFERENCE_PITCH, SLOTS_PER_SECOND, Prosody, unscaled
-from solfa.tts.style.style_encoder import MAX_CHARACTERS, Style, StyleEncoder
+from solfa.tts.style.style_encoder import Style, StyleEncoder
+from solfa.tts.text_pieces import checked, split_style, style_and_sentences
 
 KIND = "tts"
 LEVEL = 1.4  # gain from the training level, -23 dB, to -20 dB RMS
@@ -41,8 +41,6 @@ SPEAKING = SamplingConfig(
     temperature=0.15, top_k=50, top_p=0.9
 )  # more chance in the sound costs words, see docs/decisions.md
 LONG_PAUSE = 60  # slots that a [pause] tag lasts at least
-TAG = re.compile(r"^\s*<style>(.*?)</style>", re.DOTALL | re.IGNORECASE)
-OPENING = "<style>"
 MAX_SEED = 2**64 - 1  # what torch.Generator takes
 MAX_VOICES_LISTED = 20  # in the message about an unknown voice
 
@@ -208,10 +206,9 @@ class TTS:
         sampling = sampling or SPEAKING
         if not isinstance(text, str):
             given = self.read_style(style)
-            return self._speak_pieces(_strings(text), given, voice, generator, sampling, liveliness)
-        if tag := TAG.match(text):
-            text, style = text[tag.end() :], tag[1]
-        style = self.read_style(style)
+            return self._speak_pieces(checked(text), given, voice, generator, sampling, liveliness)
+        tag, text = split_style(text)
+        style = self.read_style(style if tag is None else tag)
         person = self.choose_voice(voice, style)
         self.text.normalize(text)  # the whole text's errors, before anything is spoken
         return self._speak(split_sentences(text), style, person, generator, sampling, liveliness)
@@ -262,17 +259,13 @@ class TTS:
         sampling: SamplingConfig,
         liveliness: float,
     ) -> Iterator[Speech]:
-        """Text that arrives in pieces; a `<style>` at its beginning is waited for."""
-        start = ""
-        for piece in pieces:
-            start += piece
-            if not _may_be_tag(start):
-                break
-        if tag := TAG.match(start):
-            start, style = start[tag.end() :], self.read_style(tag[1])
+        """Text that arrives in pieces; a `<style>` at its beginning replaces the style."""
+        tag, sentences = style_and_sentences(pieces)
+        if tag is not None:
+            style = self.read_style(tag)
         person = self.choose_voice(voice, style)
         spoken = False
-        for speech in self._speak(_sentences(start, pieces), style, person, generator, sampling, liveliness):
+        for speech in self._speak(sentences, style, person, generator, sampling, liveliness):
             spoken = True
             yield speech
         if not spoken:
@@ -376,34 +369,3 @@ def word_times(phones: Phones, prosody: Prosody) -> list[WordTime]:
         own = [n for n, w in enumerate(phones.word_index) if w == i]
         times.append(WordTime(word, round(float(starts[own[0]]), 3), round(float(ends[own[-1]]), 3)))
     return times
-
-
-def _strings(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces, checked to be strings as they come."""
-    if not isinstance(pieces, Iterable):
-        raise UserError(f"the text should be a string or an iterator of strings, not {type(pieces).__name__}")
-
-    def checked() -> Iterator[str]:
-        for piece in pieces:
-            if not isinstance(piece, str):
-                raise UserError(f"the text should come in strings, not {type(piece).__name__}")
-            yield piece
-
-    return checked()
-
-
-def _may_be_tag(start: str) -> bool:
-    """Whether text that begins so may still turn out to begin with `<style>...</style>`."""
-    text = start.lstrip().lower()
-    if len(text) < len(OPENING):
-        return OPENING.startswith(text)
-    return text.startswith(OPENING) and "</style>" not in text and len(text) < MAX_CHARACTERS + 2 * len(OPENING)
-
-
-def _sentences(start: str, pieces: Iterator[str]) -> Iterator[str]:
-    """Sentences of a text that begins with `start` and goes on with `pieces`, each as soon as it is closed."""
-    splitter = SentenceSplitter()
-    yield from splitter.push(start)
-    for piece in pieces:
-        yield from splitter.push(piece)
-    yield from splitter.finish()

@@ -1,4 +1,4 @@
-"""Forced alignment: when is each phone of a known sentence said?  PocketSphinx and its bundled English model do the work.
+"""Forced alignment: when each phone of a sentence is spoken in a recording of it, by PocketSphinx and its English model.
 
 The pronunciations are Flite's (`solfa.tts.data.flite`), not the recognizer's, so that recordings and synthetic speech have
 the same phones.  Training data only: pocketsphinx (extra `train`) is imported when used.
@@ -16,7 +16,7 @@ from solfa.tts.data.flite import PAUSES, VOWELS, Sentence
 from solfa.tts.data.measure import decibels, slot_power, slots_of
 from solfa.tts.data.pitch import SLOT, Floats
 
-RATE = 16_000  # Hz, what the model hears
+RATE = 16_000  # Hz, of the acoustic model
 EDGE = 15  # slots of silence kept at either end
 LONGEST = 60  # slots a phone may last
 # A feature frame covers 25.6 ms from its start, so its centre is 7.8 ms later than that of the slot of the same number.
@@ -52,31 +52,31 @@ class Aligner:
             )  # fmt: skip
 
     def align(self, wav: Floats, sentence: Sentence) -> Aligned | None:
-        """wav: (n,) at 16 kHz, well levelled.  -> None if the recording cannot be what the sentence says."""
+        """wav: (n,) at 16 kHz, well levelled.  -> None if the recording cannot be of this sentence."""
         groups = words_of(sentence)
         names = [self._name([sentence.phones[i] for i in group]) for group in groups]
-        noise = np.random.default_rng(0).standard_normal(len(wav) + LEAD) * 1e-4  # digital silence upsets the model
+        noise = np.random.default_rng(0).standard_normal(len(wav) + LEAD) * 1e-4  # the model fails on digital silence
         noise[LEAD:] += wav
         sound = (np.clip(noise, -1, 1) * 32767).astype(np.int16).tobytes()
         with _quiet():
             try:
                 self.decoder.set_align_text(" ".join(names))
-                self._hear(sound)
+                self._decode(sound)
                 if self.decoder.hyp() is None:
                     return None
                 self.decoder.set_alignment()
-                self._hear(sound)
+                self._decode(sound)
                 found = self.decoder.get_alignment()
             except RuntimeError:  # the search found no way through: not this sentence
                 return None
             if found is None:
                 return None
-            heard = [[(p.start, p.duration, p.score) for p in word] for word in found if not _filler(word.name)]
-        if [len(word) for word in heard] != [len(group) for group in groups]:
+            aligned = [[(p.start, p.duration, p.score) for p in word] for word in found if not _filler(word.name)]
+        if [len(word) for word in aligned] != [len(group) for group in groups]:
             return None
-        return lay_out(sentence, groups, heard, slots_of(wav, RATE))
+        return lay_out(sentence, groups, aligned, slots_of(wav, RATE))
 
-    def _hear(self, sound: bytes) -> None:
+    def _decode(self, sound: bytes) -> None:
         self.decoder.start_utt()
         try:
             self.decoder.process_raw(sound, no_search=False, full_utt=True)
@@ -113,18 +113,18 @@ def words_of(sentence: Sentence) -> list[list[int]]:
 
 
 def lay_out(
-    sentence: Sentence, groups: list[list[int]], heard: list[list[tuple[int, int, int]]], slots: int
+    sentence: Sentence, groups: list[list[int]], aligned: list[list[tuple[int, int, int]]], slots: int
 ) -> Aligned | None:
     """Phones' (start slot, slots, score) by word, over a recording of `slots` -> the sentence with durations.
 
     A gap between words goes to the punctuation there, or to a "pau" put in; silence beyond EDGE at the ends is cut off.
     """
-    begin, end = heard[0][0][0], min(heard[-1][-1][0] + heard[-1][-1][1], slots)
+    begin, end = aligned[0][0][0], min(aligned[-1][-1][0] + aligned[-1][-1][1], slots)
     first, last = max(0, begin - EDGE), min(slots, end + EDGE)
     phones, index, durations = ["pau"], [-1], [begin - first]
     at, score, spoken = begin, 0, 0
     position = groups[0][0]
-    for group, times in zip(groups, heard, strict=True):
+    for group, times in zip(groups, aligned, strict=True):
         marks = [sentence.phones[i] for i in range(position, group[0])]
         gap = times[0][0] - at
         if marks or gap:
@@ -148,13 +148,13 @@ def lay_out(
     return Aligned(phones, index, durations, first * SLOT, last * SLOT, score / max(spoken, 1))
 
 
-def absurd(aligned: Aligned, wav: Floats) -> str | None:
-    """Why an alignment cannot be right, or None.  wav: the aligned stretch at 16 kHz."""
-    spoken = [(p, n) for p, n in zip(aligned.phones, aligned.durations, strict=True) if p not in PAUSES]
-    longest, length = max(spoken, key=lambda pair: pair[1])
+def implausible(aligned: Aligned, wav: Floats) -> str | None:
+    """One clause on why an alignment cannot be right, or None.  wav: the aligned stretch at 16 kHz."""
+    lengths = [(p, n) for p, n in zip(aligned.phones, aligned.durations, strict=True) if p not in PAUSES]
+    longest, length = max(lengths, key=lambda pair: pair[1])
     if length > LONGEST:
         return f"phone {longest} lasts {length * SLOT:.2f} s"
-    rate = len(spoken) / (SLOT * sum(n for _, n in spoken))
+    rate = len(lengths) / (SLOT * sum(n for _, n in lengths))
     if not 4 < rate < 25:
         return f"{rate:.1f} phones a second"
     pauses = [n for p, n in zip(aligned.phones[1:-1], aligned.durations[1:-1], strict=True) if p in PAUSES]

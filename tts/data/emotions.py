@@ -45,9 +45,9 @@ def main(argv: list[str]) -> None:
     result: dict[str, Any] = {
         "source": "Berlin Database of Emotional Speech (EmoDB), 8 of its 10 actors, 10 German sentences",
         "licence": "CC0 1.0, as stated by audEERING's dataset definition (github.com/audeering/emodb)",
-        "null": "loudness and pauses: these copies are level-normalised and cut to 2 s; brightness tells of vocal effort instead",
+        "null": "loudness and pauses: these copies are level-normalised and cut to 2 s; brightness shows vocal effort instead",
         "rate": "syllable nuclei per second of speech",
-        "unit": "style score of solfa.tts.data.measure.standardised minus the actor's neutral mean (1 is plainly heard, 2 extreme)",
+        "unit": "style score of solfa.tts.data.measure.standardised minus the actor's neutral mean (1 is plainly audible, 2 extreme)",
         "offsets": offsets(Path(argv[0])),
     }
     print(json.dumps(result, indent=2))

@@ -24,7 +24,7 @@ HELP = "install a C compiler and Flite (Debian: apt install gcc flite1-dev) or p
 
 @dataclass(frozen=True)
 class Sentence:
-    """What Flite's front end makes of a text, as the flat symbols that solfa's planner reads.
+    """A text after Flite's front end, as the flat symbols that solfa's planner takes.
 
     phones starts with "pau" and ends with the final punctuation; word_index has -1 for pauses.  ends (seconds, one per
     phone) and wav are there if the sentence was spoken.
@@ -40,11 +40,11 @@ class Sentence:
 
 def program() -> Path:
     """Path of flite_dump, compiled on first use.  Raises: UserError when that is not possible."""
-    told = os.environ.get("SOLFA_FLITE_DUMP") or shutil.which("flite_dump")
-    if told:
-        if not os.access(told, os.X_OK):
-            raise UserError(f"SOLFA_FLITE_DUMP names {told}, which is not a program")
-        return Path(told)
+    given = os.environ.get("SOLFA_FLITE_DUMP") or shutil.which("flite_dump")
+    if given:
+        if not os.access(given, os.X_OK):
+            raise UserError(f"SOLFA_FLITE_DUMP names {given}, which is not a program")
+        return Path(given)
     source = Path(__file__).with_name("flite_dump.c")
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or not source.is_file():
@@ -55,9 +55,9 @@ def program() -> Path:
         built.parent.mkdir(parents=True, exist_ok=True)
         aside = built.with_suffix(f".{os.getpid()}")
         links = [f"-lflite_{name}" for name in LIBRARIES.split()] + ["-lflite", "-lm"]
-        made = subprocess.run([compiler, "-O2", "-o", str(aside), str(source), *links], capture_output=True, text=True)
-        if made.returncode:
-            raise UserError(f"flite_dump does not compile ({made.stderr.strip().splitlines()[-1][:120]}): {HELP}")
+        done = subprocess.run([compiler, "-O2", "-o", str(aside), str(source), *links], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"flite_dump does not compile ({done.stderr.strip().splitlines()[-1][:120]}): {HELP}")
         os.replace(aside, built)
     return built
 
@@ -92,7 +92,7 @@ def read(entry: dict[str, Any], final: str = ".") -> Sentence:
             if last >= 0 and phones[-1] not in PAUSES:
                 between_tokens = last + 1 == len(owner) or owner[last + 1] != owner[last]
                 mark = marks[owner[last]] if between_tokens else ""
-                # without times nobody knows whether a pause that no punctuation asks for will be made
+                # a pause that no punctuation asks for is sure only where the sentence was spoken
                 if mark or end:
                     phones.append(mark or "pau")
                     index.append(-1)

@@ -1,10 +1,10 @@
-"""What a prepared data set is: the split, scores relative to people and voices, and the manifest with its descriptions.
+"""A prepared data set: the split, scores relative to people and voices, and the manifest with its descriptions.
 
 Columns of `manifest.jsonl`, one clip a line: audio (relative path), id, text, speaker, voice (preset name or null), source,
 made (recording, flite or world), parent (id of the recording that WORLD changed), language, split (train or heldout),
 label (emotion or null), gender, age, words; phones with word_index, durations (10 ms slots that sum to the clip),
 pitch (Hz, 0 unvoiced) and energy (dB RMS), one each; median_pitch; attributes (rate: phones/s without pauses, pitch: Hz,
-pitch_range: semitones, loudness: dB RMS as it would be heard, brightness: dB, breathiness: 0..1, pauses: share of time);
+pitch_range: semitones, loudness: dB RMS of the person, before levelling, brightness: dB, breathiness: 0..1, pauses: share of time);
 z: attributes as style scores against people of that gender; voice_z: against the same voice's ordinary reading.
 """
 
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 HELDOUT_CLIPS = 25  # of a reader of whom there is much
 HELDOUT_SPEAKERS = 0.05  # share, of a source with many
-STRANGER = 7.0  # semitones from a reader's median at which a clip must be somebody else's
+OTHER_PERSON = 7.0  # semitones from a reader's median at which a clip must be somebody else's
 WORST = 4.0  # deviations below the source's median alignment score at which a clip goes
 STYLES = ("rate", "pitch", "pitch_range", "loudness", "brightness", "breathiness", "pauses")
 
@@ -101,7 +101,7 @@ def _ends_with_newline(path: Path) -> bool:
 
 def drop_doubtful(parts: Parts) -> None:
     """Move to the rejects, with their variants: recordings whose alignment scores far below the others of their source, and
-    those of a single reader whose pitch says that somebody else reads."""
+    those of a single reader whose pitch is that of another person."""
     recordings = [row for row in parts.rows.values() if row["made"] == "recording"]
     scores: dict[str, list[float]] = defaultdict(list)
     pitches: dict[str, list[float]] = defaultdict(list)
@@ -119,7 +119,7 @@ def drop_doubtful(parts: Parts) -> None:
             why[row["id"]] = f"alignment score {row['score']}, far below the others"
         elif row["voice"] and row["median_pitch"]:
             off = 12 * abs(np.log2(row["median_pitch"] / np.median(pitches[row["voice"]])))
-            if off > STRANGER:
+            if off > OTHER_PERSON:
                 why[row["id"]] = f"pitch {off:.0f} semitones off this reader's: somebody else?"
     for row in list(parts.rows.values()):
         reason = why.get(row.get("parent", row["id"]))
@@ -146,7 +146,7 @@ def score(rows: list[Row]) -> None:
         row["voice_z"] = relative(row["z"], own)
 
 
-def write(out: Path, parts: Parts, describe: Callable[[Row, random.Random], list[str]]) -> list[Row]:
+def write(out: Path, parts: Parts, caption: Callable[[Row, random.Random], list[str]]) -> list[Row]:
     """Write manifest.jsonl and rejects.jsonl from everything under OUT/parts; -> the manifest's rows."""
     drop_doubtful(parts)
     rows = sorted(parts.rows.values(), key=lambda row: (row["source"], row["id"]))
@@ -154,7 +154,7 @@ def write(out: Path, parts: Parts, describe: Callable[[Row, random.Random], list
         raise UserError(f"no clip could be used; {out / 'rejects.jsonl'} says why")
     score(rows)
     for row in rows:
-        row["descriptions"] = describe(row, random.Random(row["id"]))
+        row["descriptions"] = caption(row, random.Random(row["id"]))
     _write_lines(out / "manifest.jsonl", rows)
     return rows
 

@@ -1,7 +1,7 @@
 """Measured properties of a clip of speech: pitch, range, rate, loudness, brightness, breathiness and pauses.
 
 Everything counts in slots of 10 ms.  `measure` needs the clip's phones and durations; `measure_unlabelled` finds
-syllables by energy instead, for speech whose phones nobody knows.  `standardised` turns the numbers into style scores
+syllables by energy instead, for speech without labels.  `standardised` turns the numbers into style scores
 (0 = an ordinary speaker, 1 = clearly more).
 """
 
@@ -134,7 +134,7 @@ def measure(
     ends = np.cumsum(durations)
     spoken = np.concatenate([np.full(n, p not in PAUSES) for p, n in zip(phones, durations, strict=True)])
     vowels = np.concatenate([np.full(n, p.rstrip("01") in VOWELS) for p, n in zip(phones, durations, strict=True)])
-    # A pitch in a pause is a tracker's fancy.
+    # What the tracker finds in a pause is not the voice.
     track = np.where(spoken, track, 0.0)
     pitch, energy = [], []
     for end, length in zip(ends, durations, strict=True):
@@ -144,10 +144,10 @@ def measure(
         energy.append(round(float(decibels(power[end - length : end].mean() if length else 0.0)), 1))
     inner = np.flatnonzero(spoken)
     inside = inner[-1] + 1 - inner[0] if len(inner) else 0
-    said = sum(1 for p in phones if p not in PAUSES)
+    count_of_phones = sum(1 for p in phones if p not in PAUSES)
     median, deviation = pitch_statistics(track)
     attributes = {
-        "rate": said / max(SLOT * int(spoken.sum()), SLOT),
+        "rate": count_of_phones / max(SLOT * int(spoken.sum()), SLOT),
         "pitch": median,
         "pitch_range": deviation,
         "loudness": loudness,
@@ -165,18 +165,18 @@ def measure_unlabelled(wav: Floats, sample_rate: int, syllables: int | None = No
     """
     track = pitch_track(wav, sample_rate)
     power = slot_power(wav, sample_rate)
-    loud, said = active(power), speaking(power)
-    where = np.flatnonzero(said)
+    loud, speech = active(power), speaking(power)
+    where = np.flatnonzero(speech)
     inside = where[-1] + 1 - where[0] if len(where) else 1
     median, deviation = pitch_statistics(track)
     return {
-        "rate": (nuclei(power, track) if syllables is None else syllables) / max(SLOT * int(said.sum()), SLOT),
+        "rate": (nuclei(power, track) if syllables is None else syllables) / max(SLOT * int(speech.sum()), SLOT),
         "pitch": median,
         "pitch_range": deviation,
         "loudness": float(decibels(power[loud].mean())) if loud.any() else -100.0,
         "brightness": brightness(wav, sample_rate, track),
         "breathiness": breathiness(wav, sample_rate, track > 0),
-        "pauses": 1 - int(said.sum()) / inside,
+        "pauses": 1 - int(speech.sum()) / inside,
     }
 
 
@@ -215,7 +215,7 @@ def _fit(values: NDArray, count: int) -> NDArray:
     return np.concatenate([values[:count], np.zeros(max(0, count - len(values)), values.dtype)])
 
 
-# What counts as 0 and as 1 in a style score.  1 is plainly heard, 2 extreme; centres are those of adult readers.
+# The values that are 0 and 1 in a style score.  1 is plainly audible, 2 extreme; centres are those of adult readers.
 CENTRES = {
     "rate": 11.0,
     "pitch_range": 3.0,

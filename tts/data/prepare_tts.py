@@ -33,7 +33,7 @@ from solfa.tokenizers.datasets.readers.corpus import safe_id
 from solfa.tts.data import flite, manifest
 from solfa.tts.data.manifest import Parts, Row, ordered, sentence_key
 from solfa.tts.data.synthetic import Change, draw_change
-from solfa.tts.data.training_rows import Line, Person, Recording, Resynthesis, make, seeded
+from solfa.tts.data.training_rows import Line, Person, Recording, Resynthesis, make_rows, seeded
 
 EMOTIONS = frozenset("neutral angry bored disgust fearful happy sad surprised".split())
 # speaker: (gender, age), where the recordings' own tables do not say
@@ -61,7 +61,7 @@ def prepare(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many clips of each source.")] = None,
 ) -> int:
-    """Align, measure and describe clips: the training data of the speaker.
+    """Align, measure and describe clips: the training data of speech.
 
     Needs flite (front end and voices), pocketsphinx and pyworld at this step only.
     """
@@ -85,7 +85,7 @@ def prepare(
             names = {job.id for job in jobs[:limit]}
             _run(variants(parts, folder.name, names, world), out, parts, workers, f"resynthesising {folder.name}")
     manifest.write_rejects(out, parts)
-    rows = manifest.write(out, parts, _describer())
+    rows = manifest.write(out, parts, _captioner())
     manifest.write_rejects(out, parts)
     _report(rows, parts)
     return 1 if any(row.get("unreadable") for row in parts.rejects.values()) else 0
@@ -222,20 +222,20 @@ def _run(jobs: Iterable[Recording | Line | Resynthesis], out: Path, parts: Parts
     todo = [job for job in jobs if isinstance(job, Resynthesis) or job.id not in parts]
     if not todo:
         return
-    made = 0.0
+    seconds = 0.0
     began = time.monotonic()
     with Progress(title, total=len(todo), unit="clips") as bar:
-        for rows in _parallel(partial(make, out=out), todo, workers):
+        for rows in _parallel(partial(make_rows, out=out), todo, workers):
             for row in rows:
                 parts.add(row)
-                made += row.get("duration_s", 0.0)
-            bar.advance(note=f"{made / (time.monotonic() - began):.1f} x real time")
+                seconds += row.get("duration_s", 0.0)
+            bar.advance(note=f"{seconds / (time.monotonic() - began):.1f} x real time")
 
 
 def _parallel(work: Callable[[Any], list[Row]], jobs: list[Any], workers: int) -> Iterator[list[Row]]:
     """Results as they come, with few jobs waiting, so that an interruption loses little."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_polite) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         running: set[Future[list[Row]]] = set()
         try:
             for job in jobs:
@@ -250,14 +250,14 @@ def _parallel(work: Callable[[Any], list[Row]], jobs: list[Any], workers: int) -
             pool.shutdown(cancel_futures=True)
 
 
-def _polite() -> None:
+def _start_worker() -> None:
     os.nice(max(0, 5 - os.nice(0)))  # leave the machine usable
     parent = multiprocessing.parent_process()
     if parent is not None:  # a worker would wait for ever for the next job of a command that was killed
-        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
-def _follow(parent: BaseProcess) -> None:
+def _exit_with(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
 
@@ -299,10 +299,10 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"{path} is not a readable text file in UTF-8") from None
 
 
-def _describer() -> Callable[[Row, random.Random], list[str]]:
-    from solfa.tts.style.captions import descriptions
+def _captioner() -> Callable[[Row, random.Random], list[str]]:
+    from solfa.tts.style.captions import captions
 
-    return descriptions
+    return captions
 
 
 def _report(rows: list[Row], parts: Parts) -> None:

@@ -1,4 +1,4 @@
-"""Speech that a program makes, with exact labels: Flite's voices, and real recordings resynthesised by WORLD.
+"""Synthetic speech with exact labels: Flite's voices, and real recordings resynthesised by WORLD.
 
 WORLD (Morise et al. 2016, pyworld) takes a recording apart into pitch, spectral envelope and aperiodicity; `resynthesise`
 changes each on its own, so that one neutral reading yields labelled styles, or another reader, in a human timbre.
@@ -42,7 +42,7 @@ class Change:
 
     @property
     def loudness(self) -> float:
-        """dB RMS at which a speaker with this vocal effort would be heard; the clip itself stays at LEVEL."""
+        """dB RMS of a person who speaks with this vocal effort; the clip itself stays at LEVEL."""
         return LEVEL + (-12.0 if self.whisper else 2.0 * self.tilt - 3.0 * self.breath)
 
 
@@ -97,7 +97,7 @@ def draw_flite(voice: str, rng: np.random.Generator) -> tuple[dict[str, float], 
     return settings | {"f0mean": own[0] * pitch, "f0std": own[1] * spread}, Change()
 
 
-def speak(voice: str, key: str, text: str, folder: Path, settings: dict[str, float]) -> Sentence | None:
+def flite_clip(voice: str, key: str, text: str, folder: Path, settings: dict[str, float]) -> Sentence | None:
     """A sentence in one of Flite's voices, as folder/key.wav (16 kHz); None if Flite finds nothing to say."""
     entry = flite.run(voice, {key: text}, folder, **settings).get(key)
     return flite.read(entry) if entry else None
@@ -113,7 +113,7 @@ def labelled(sentence: Sentence, seconds: float) -> tuple[float, float, list[int
 
 
 def analyse(wav: Floats, sample_rate: int) -> Analysis:
-    """(n,) -> pitch, envelope and aperiodicity.  D4C, the slow part, sees every second frame: aperiodicity moves slowly."""
+    """(n,) -> pitch, envelope and aperiodicity.  D4C, the slow part, is run on every second frame: aperiodicity changes slowly."""
     import pyworld
 
     wav = np.ascontiguousarray(wav, np.float64)

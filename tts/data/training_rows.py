@@ -1,6 +1,6 @@
 """One clip -> rows of TTS training data: align a recording, speak a sentence with Flite, resynthesise a row's audio.
 
-These run in worker processes and know nothing of progress, splits or manifests.  A row is a dict (columns as in
+These run in worker processes; progress, splits and manifests are elsewhere.  A row is a dict (columns as in
 `solfa.tts.data.manifest`); what cannot be used comes back as {"id", "source", "rejected": why}.
 """
 
@@ -15,21 +15,21 @@ from solfa.core.errors import UserError
 from solfa.tokenizers.audio.audio_file import read_audio, write_wav
 from solfa.tokenizers.audio.resample import resample
 from solfa.tts.data import synthetic
-from solfa.tts.data.align import RATE, Aligner, absurd
+from solfa.tts.data.align import RATE, Aligner, implausible
 from solfa.tts.data.flite import Sentence
 from solfa.tts.data.measure import LEVEL, decibels, measure, normalised, slot_power
 from solfa.tts.data.pitch import SLOT, Floats
 from solfa.tts.data.synthetic import Change
 
 SAMPLE_RATE = 24_000
-PAD = 20  # slots of faint noise put around a recording: cut to the bone, its silence would be counted to a phone
+PAD = 20  # slots of faint noise around a recording: where its own silence was cut off, a phone would be given the time of it
 
 _aligner: Aligner | None = None  # one per worker process: loading the acoustic model takes a second
 
 
 @dataclass(frozen=True)
 class Person:
-    """Who speaks.  voice: preset name or None; gender -1 man .. 1 woman or None; age -1 child, 0 adult, 1 old or None."""
+    """The person in a clip.  voice: preset name or None; gender -1 man .. 1 woman or None; age -1 child, 0 adult, 1 old or None."""
 
     speaker: str
     voice: str | None
@@ -68,16 +68,16 @@ class Resynthesis:
     variants: list[tuple[str, Person, Change]]  # id, person, change
 
 
-def make(job: Recording | Line | Resynthesis, out: Path) -> list[dict[str, Any]]:
+def make_rows(job: Recording | Line | Resynthesis, out: Path) -> list[dict[str, Any]]:
     """Write the job's audio under `out` and return its rows."""
     if isinstance(job, Recording):
-        return [record(job, out)]
+        return [recording_row(job, out)]
     if isinstance(job, Line):
-        return [speak(job, out)]
-    return list(vary(job, out))
+        return [flite_row(job, out)]
+    return list(resynthesised_rows(job, out))
 
 
-def record(job: Recording, out: Path) -> dict[str, Any]:
+def recording_row(job: Recording, out: Path) -> dict[str, Any]:
     """Align a recording, cut its silence and level it."""
     global _aligner
     refused = {"id": job.id, "source": job.source}
@@ -95,7 +95,7 @@ def record(job: Recording, out: Path) -> dict[str, Any]:
     aligned = _aligner.align(low, job.sentence)
     if aligned is None:
         return refused | {"rejected": "no alignment found"}
-    why = absurd(aligned, low[round(aligned.start * RATE) : round(aligned.end * RATE)])
+    why = implausible(aligned, low[round(aligned.start * RATE) : round(aligned.end * RATE)])
     if why is not None:
         return refused | {"rejected": why}
     wav = whole_slots(wav[round(aligned.start * SAMPLE_RATE) :], sum(aligned.durations))
@@ -111,13 +111,13 @@ def record(job: Recording, out: Path) -> dict[str, Any]:
     return finish(row | labels | more, wav, out)
 
 
-def speak(job: Line, out: Path) -> dict[str, Any]:
+def flite_row(job: Line, out: Path) -> dict[str, Any]:
     """A Flite clip with settings drawn from the clip's id."""
     voice = job.person.speaker
     settings, change = synthetic.draw_flite(voice, seeded(job.id))
     folder = out / "audio" / "flite"
     folder.mkdir(parents=True, exist_ok=True)
-    sentence = synthetic.speak(voice, f"{job.id}.raw", job.text, folder, settings)
+    sentence = synthetic.flite_clip(voice, f"{job.id}.raw", job.text, folder, settings)
     if sentence is None or sentence.wav is None:
         return {"id": job.id, "source": "flite", "rejected": "Flite finds nothing to say"}
     try:
@@ -138,7 +138,7 @@ def speak(job: Line, out: Path) -> dict[str, Any]:
     return finish(row | more, wav, out, track)
 
 
-def vary(job: Resynthesis, out: Path) -> Iterator[dict[str, Any]]:
+def resynthesised_rows(job: Resynthesis, out: Path) -> Iterator[dict[str, Any]]:
     """A recording's variants; it is analysed once."""
     wav = read_audio(out / job.row["audio"], SAMPLE_RATE).samples
     analysis = synthetic.analyse(wav, SAMPLE_RATE)
@@ -153,7 +153,7 @@ def vary(job: Resynthesis, out: Path) -> Iterator[dict[str, Any]]:
 def columns(
     key: str, source: str, sentence: Sentence, person: Person, language: str, label: str | None
 ) -> dict[str, Any]:
-    """The columns that do not depend on the sound."""
+    """The columns of a row that do not depend on the sound."""
     return {
         "id": key, "text": sentence.text, **asdict(person), "source": source, "language": language, "label": label,
         "words": sentence.words, "phones": sentence.phones, "word_index": sentence.word_index,

@@ -1,7 +1,7 @@
 """Attributes of speech -> natural language, in many different words and at several levels of detail.
 
-`descriptions` words what was measured in a recording (`solfa prepare tts`).  The words come from `style_lexicon.yaml`, which
-`instruct.py` also uses to invent instructions for the style encoder.
+`captions` puts into words what was measured in a recording (`solfa prepare tts`).  The words come from `style_lexicon.yaml`, which
+`instructions.py` also uses to invent instructions for the style encoder.
 """
 
 import random
@@ -120,7 +120,7 @@ def _word(name: str, z: float, form: str, rng: random.Random) -> str:
 
 
 def _someone(gender: float | None, age: float | None, rng: random.Random) -> str:
-    """A noun phrase without article for who speaks; None: unknown."""
+    """A noun phrase without article for the person who speaks; None: unknown."""
     if gender is None and age is None:
         return rng.choice(["speaker", "voice", "person"])
     ages = "child" if age is not None and age < -0.5 else "old" if age is not None and age > 0.5 else "adult"
@@ -128,7 +128,7 @@ def _someone(gender: float | None, age: float | None, rng: random.Random) -> str
     return rng.choice(WHO[ages, genders])
 
 
-def describe(
+def caption(
     attributes: Mapping[str, float],
     gender: float | None,
     age: float | None,
@@ -181,14 +181,14 @@ def describe(
     return f"{opening[0].upper()}{opening[1:]}. {closing[0].upper()}{closing[1:]}."
 
 
-def descriptions(row: Mapping[str, Any], rng: random.Random, n: int = 6) -> list[str]:
-    """n different descriptions of a training row, from terse to detailed.
+def captions(row: Mapping[str, Any], rng: random.Random, n: int = 6) -> list[str]:
+    """n different captions of a training row, from terse to detailed.
 
-    Reads `row["z"]` (z-scores by attribute name, see `describe`), and `gender`, `age`, `label` where the row has them.
+    Reads `row["z"]` (z-scores by attribute name, see `caption`), and `gender`, `age`, `label` where the row has them.
     """
     found: dict[str, None] = {}
     for attempt in range(4 * n):
-        text = describe(row["z"], row.get("gender"), row.get("age"), row.get("label"), rng, level=1 + attempt % 3)
+        text = caption(row["z"], row.get("gender"), row.get("age"), row.get("label"), rng, level=1 + attempt % 3)
         found.setdefault(text)
         if len(found) == n:
             break

@@ -87,15 +87,15 @@ REFUSALS = {
 }  # fmt: skip
 ALREADY_NEGATIVE = re.compile(r"(don't|do not|not?|never|stop|avoid|without)\b", re.IGNORECASE)
 
-# What keeps company with a figurative word: who speaks "like a woodpecker" is not only fast.  Words that name the attribute
-# itself (LITERAL) mean that alone.
+# A figurative word also asks for other attributes: "like a woodpecker" is not only fast.  Words that name the attribute
+# itself (LITERAL) ask for that alone.
 LITERAL = {
     "rate": "slow|fast|quick|speed|pace|tempo|hurr|rush",
     "pitch": "pitch|high|low|deep|register|note|scale|tone|frequency",
     "loudness": "loud|quiet|soft|volume|shout|yell|voice|hear",
     "pitch_range": "monoton|flat|expressi|intonation|melod|liv|emotion|pitch|tone|feeling|variation",
 }
-COMPANY: dict[tuple[str, bool], Values] = {
+CONNOTATIONS: dict[tuple[str, bool], Values] = {
     ("rate", True): {"pitch_range": 0.3},
     ("rate", False): {"pitch_range": -0.3},
     ("pitch", True): {"pitch_range": 0.3, "brightness": 0.3},
@@ -123,7 +123,7 @@ class _Writer:
         self.rng = rng
         self.explicit: Values = {}
         self.implied: Values = {}
-        self.company: Values = {}
+        self.connoted: Values = {}
 
     def pick(self, *forms: str) -> str:
         """A phrase of one of these forms, perhaps intensified or negated."""
@@ -161,15 +161,17 @@ class _Writer:
         return text
 
     def ask(self, phrase: Phrase, factor: float = 1.0) -> None:
+        """Enter what a phrase asks for, `factor` times as strongly."""
         into = self.explicit if len(phrase.values) == 1 else self.implied
         for name, value in phrase.values:
             into[name] = value * factor
         if phrase.plain and factor > 0:
             (name, value), *_ = phrase.values
             if name in LITERAL and not re.search(LITERAL[name], phrase.text):
-                self.company |= COMPANY[name, value > 0]
+                self.connoted |= CONNOTATIONS[name, value > 0]
 
     def special(self, kind: str) -> str:
+        """A phrase of a kind that is not an attribute: personas, comparatives."""
         phrase = self.rng.choice(self.rng.choice(lexicon().groups[kind]))
         self.ask(phrase)
         return phrase.text
@@ -190,25 +192,30 @@ class _Writer:
         return text + (" " + rng.choice(lexicon().contexts) if rng.random() < 0.15 else "")
 
     def many(self, form: str, most: int = 3) -> str:
+        """One to `most` phrases of a form as a list: "slow, low and calm"."""
         return listed(
             [self.pick(form) for _ in range(self.rng.choices(range(1, most + 1), [4, 3, 1][:most])[0])], self.rng
         )
 
     def voice(self) -> str:
+        """ "in a slow and calm voice"."""
         adjectives, noun = self.many("adj"), self.rng.choice(VOICES)
         whole = f"{adjectives} {noun}"
         shapes = ["{}", "in {}", "with {}", "use {}", "speak with {}", "I want {}", "give me {}", "speak in {}", "{}"]
         return self.rng.choice(shapes).format(whole if noun in FLAT or self.rng.random() < 0.2 else a(whole))
 
     def spoken(self) -> str:
+        """ "read it slowly"."""
         return f"{self.rng.choice(VERBS)} {self.many('adv')}"
 
     def fragment(self) -> str:
+        """ "slow and calm", "slowly", "whispering", "slow down"."""
         return self.rng.choice(
             [lambda: self.many("adj"), lambda: self.many("adv"), lambda: self.pick("ger"), lambda: self.pick("imp")]
         )()
 
     def order(self) -> str:
+        """ "please slow down"."""
         rng = self.rng
         text = self.pick("imp")
         if rng.random() < 0.3:
@@ -218,15 +225,18 @@ class _Writer:
         return text
 
     def like(self) -> str:
+        """ "like a news reader"."""
         text = self.rng.choice(LIKE).format(self.special("personas"))
         if self.rng.random() < 0.3:
             text += ", " + self.fragment()
         return text
 
     def scene(self) -> str:
+        """ "as if telling a secret"."""
         return self.rng.choice(AS_IF).format(self.pick("ger"))
 
     def someone(self) -> str:
+        """ "an old man who speaks slowly"."""
         rng = self.rng
         who = self.person()
         tail: list[Callable[[], str]] = [
@@ -244,6 +254,7 @@ class _Writer:
         return who + rng.choice(tail)()
 
     def sentences(self) -> str:
+        """ "this is an old man. the tone is calm"."""
         rng = self.rng
         who = self.person(adjectives=False)
         first = rng.choice([f"{who} reads a text", f"the speaker is {who}", who, f"this is {who}", f"we hear {who}"])
@@ -254,6 +265,7 @@ class _Writer:
         return f"{first}. {second}{third}"
 
     def pronoun(self) -> str:
+        """ "her voice is low"."""
         rng = self.rng
         gender = rng.choice([-1.0, 1.0])
         he, his, him = HE[gender]
@@ -271,6 +283,7 @@ class _Writer:
         return rng.choice(shapes)()
 
     def comparative(self) -> str:
+        """ "a bit slower than usual"."""
         rng = self.rng
         text = self.special("comparatives")
         how, factor = rng.choice(
@@ -336,8 +349,8 @@ class _Writer:
         return literal if self.rng.random() < 0.6 else plain
 
     def values(self) -> Values:
-        """Plain words win over what a mood or a person implies, and that over company; clipped to +-2."""
-        merged = self.company | self.implied | self.explicit
+        """Plain words win over what a mood or a person implies, and that over connotations; clipped to +-2."""
+        merged = self.connoted | self.implied | self.explicit
         return {n: min(max(v, max(-2.0, LIMITS[n][0])), min(2.0, LIMITS[n][1])) for n, v in merged.items()}
 
 
@@ -363,7 +376,7 @@ def pairs(rng: random.Random) -> Iterator[tuple[str, Values]]:
 
 @cache
 def _everyday() -> dict[str, Any]:
-    """What the lexicon has for `remarks`."""
+    """The lexicon's words for `remarks`."""
     return yaml.safe_load((Path(__file__).parent / "style_lexicon.yaml").read_text(encoding="utf-8"))["everyday"]
 
 

@@ -1,7 +1,7 @@
-"""A speaking style: nine numbers, and the encoder that reads them out of an instruction in natural language.
+"""A speaking style: nine numbers, and the encoder from an instruction in natural language to them.
 
-The encoder is all-MiniLM-L6-v2 (Wang et al. 2020, arXiv:2002.10957; Reimers & Gurevych 2019, arXiv:1908.10084), so that words
-which no labelled example contains still have a meaning, with a head that `solfa.tts.training.train_style_encoder` trained with it: what a text
+The encoder is all-MiniLM-L6-v2 (Wang et al. 2020, arXiv:2002.10957; Reimers & Gurevych 2019, arXiv:1908.10084), so that
+words which no labelled example contains still have a meaning, with a head that `solfa.tts.training.train_style_encoder` trained with it: what a text
 asks of each attribute, and how much.
 """
 
@@ -118,11 +118,11 @@ class StyleEncoderConfig:
     window: int = 96
     """Longest text in tokens; longer ones are read in pieces."""
     gate: float = 1.0
-    """How sure (a logit) the encoder must be that a text is about a way of speaking before it reads anything in it."""
+    """Least logit of "about a way of speaking" at which a text is taken for a style at all."""
     threshold: float = 0.15
-    """How sure the encoder must be that an attribute was asked for before it moves it."""
+    """Least probability of "asked for" at which an attribute moves."""
     hunch: float = 0.05
-    """The same for the best guess about a text that surely is a style, when nothing reaches `threshold`."""
+    """The same for the likeliest attribute of a text that is a style, when none reaches `threshold`."""
 
 
 class StyleReading(NamedTuple):
@@ -161,10 +161,10 @@ class Layer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        """x: (B, T, width), seen: bool (B, 1, 1, T), False at padding -> (B, T, width)."""
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: (B, T, width), mask: bool (B, 1, 1, T), False at padding -> (B, T, width)."""
         q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
-        y = rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=seen), "b h t d -> b t (h d)")
+        y = rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h t d -> b t (h d)")
         x = self.norm1(x + F.dropout(self.out(y), self.dropout, self.training))
         return self.norm2(x + F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training))
 
@@ -182,20 +182,20 @@ class StyleNet(nn.Module):
         self.attend = nn.Linear(config.width, config.pools)
         self.reads = StyleHeads(2 * (1 + config.pools) * config.width, config.hidden)
 
-    def forward(self, ids: Tensor, blur: float = 0.0) -> StyleReading:
-        """ids: int64 (B, T <= window), 0 where padded; blur: noise on the words' vectors in training, relative to their spread."""
-        seen = ids != 0
+    def forward(self, ids: Tensor, noise: float = 0.0) -> StyleReading:
+        """ids: int64 (B, T <= window), 0 where padded; noise: added to the words' vectors in training, relative to their spread."""
+        mask = ids != 0
         words = self.norm(self.embed(ids) + self.position[: ids.shape[1]])  # (B, T, width)
-        if blur:
-            words = words + blur * words.std() * torch.randn_like(words)
+        if noise:
+            words = words + noise * words.std() * torch.randn_like(words)
         x = words
         for layer in self.layers:
-            x = layer(x, seen[:, None, None])
-        # the words alone tell things that their meaning in the sentence no longer does, and the other way round
+            x = layer(x, mask[:, None, None])
+        # the vectors of the words alone keep what those in context have lost, and the other way round
         both = torch.cat([words, x.float()], dim=-1)  # (B, T, 2 width)
         equal = torch.zeros_like(both[..., :1])
         weights = torch.cat([equal, self.attend(x).float()], dim=-1)  # of the mean, and of the pools
-        weights = weights.masked_fill(~seen[..., None], -1e4).softmax(dim=1)
+        weights = weights.masked_fill(~mask[..., None], -1e4).softmax(dim=1)
         pooled = torch.einsum("btp,btd->bpd", weights, both)
         return self.reads(F.layer_norm(pooled, pooled.shape[-1:]).flatten(1))
 
@@ -256,14 +256,15 @@ class StyleEncoder:
         config = self.net.config
         pieces = [read(*one, config) for one in self._run(windows(self.tokenizer.encode(text).ids, config.window))]
         style = pieces[0]
-        for later in pieces[1:]:
-            style = later.over(style)
+        for piece in pieces[1:]:
+            style = piece.over(style)
         return style
 
     @torch.inference_mode()
     def _run(self, ids: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Token ids -> per text the odds (9, 3), strength (9) and about () of `StyleReading`."""
-        return list(zip(*self.net(padded(ids)), strict=True))
+        reading = self.net(padded(ids).to(self.net.position.device))
+        return list(zip(*(values.cpu() for values in reading), strict=True))
 
 
 def padded(ids: Sequence[Sequence[int]]) -> Tensor:

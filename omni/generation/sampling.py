@@ -1,4 +1,4 @@
-"""Choosing codes from logits: temperature, top-k, top-p, a guard against loops, and a seed."""
+"""Sampling codes from logits: temperature, top-k, top-p, a penalty on repetition, and a seed."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ from solfa.core.errors import UserError
 class SamplingConfig:
     """Temperature 0 is greedy; top_k 0 and top_p 1 keep everything.
 
-    The guard: when a code of book 0 has been written more than `repeat_limit` times in the last `repeat_window` frames,
-    each time too many takes `repeat_penalty` nats from its logit.  A limit of 0 turns it off.
+    The repetition penalty: once a code of book 0 has come more than `repeat_limit` times in the last `repeat_window` frames,
+    each time above the limit takes `repeat_penalty` nats from its logit.  A limit of 0 turns it off.
+
+    Raises: UserError for values out of range.
     """
 
     temperature: float = 0.9
@@ -32,34 +34,34 @@ class SamplingConfig:
             raise UserError(f"top_k {self.top_k} should be 0 or more and top_p {self.top_p} within (0, 1]")
 
 
-def choose(logits: Tensor, config: SamplingConfig, generator: torch.Generator | None = None) -> Tensor:
-    """One index per row: logits (..., n) -> (...)."""
+def sample(logits: Tensor, config: SamplingConfig, generator: torch.Generator | None = None) -> Tensor:
+    """One index per row: logits (..., n) -> int64 (...)."""
     if config.temperature == 0:
         return logits.argmax(-1)
-    probs, index = _kept(logits, config)
-    chosen = draw(probs, generator)
-    return chosen if index is None else index.gather(-1, chosen[..., None])[..., 0]
+    probs, index = _truncate(logits, config)
+    sampled = multinomial(probs, generator)
+    return sampled if index is None else index.gather(-1, sampled[..., None])[..., 0]
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """The distribution that `choose` draws from: logits (..., n) -> float32 (..., n)."""
+    """The distribution that `sample` draws from: logits (..., n) -> float32 (..., n)."""
     if config.temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-    probs, index = _kept(logits, config)
+    probs, index = _truncate(logits, config)
     probs = probs / probs.sum(-1, keepdim=True)
     if index is None:
         return probs
     return torch.zeros(logits.shape, device=logits.device).scatter_(-1, index, probs)
 
 
-def draw(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """An index per row with chances in proportion to probs (..., n) -> (...)."""
-    # a race of exponentials: argmax(p / e) is distributed as p, and needs neither a sum of one nor a loop over rows
+def multinomial(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One index per row, with chances in proportion to probs (..., n), which need not sum to one -> int64 (...)."""
+    # with e ~ Exp(1), argmax(p / e) is distributed as p
     return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
 
 
-def _kept(logits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor | None]:
-    """What temperature, top-k and top-p leave: probabilities, not summing to one, and whose they are (None: of all)."""
+def _truncate(logits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor | None]:
+    """Temperature, top-k and top-p: probabilities (..., k), not summing to one, and their indices (..., k); None: 0..n-1."""
     logits = logits.float() / config.temperature
     n = logits.shape[-1]
     k = min(config.top_k or n, n)
@@ -67,13 +69,13 @@ def _kept(logits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor | None
     if k < n or config.top_p < 1:
         logits, index = logits.topk(k, dim=-1)  # sorted, largest first
     probs = logits.softmax(-1)
-    if config.top_p < 1:  # keep the fewest that reach top_p; the first is always kept
+    if config.top_p < 1:  # keep the fewest whose sum reaches top_p, and at least one
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= config.top_p, 0.0)
     return probs, index
 
 
 class Sampler:
-    """Chooses the codes of one utterance (or a batch), and remembers book 0 for the guard."""
+    """Samples the codes of one utterance (or a batch) in order, with the repetition penalty on book 0."""
 
     def __init__(self, config: SamplingConfig, generator: torch.Generator | None = None):
         self.config, self.generator = config, generator
@@ -82,15 +84,15 @@ class Sampler:
 
     def __call__(self, logits: Tensor, first: int) -> Tensor:
         """Logits (N, A, codes) of books first..first+A-1 -> codes (N, A)."""
-        guarded = first == 0 and self.config.repeat_limit > 0
-        if guarded:
-            logits = self._guard(logits)
-        codes = choose(logits, self.config, self.generator)
-        if guarded:
-            self._remember(codes[:, :1])
+        penalised = first == 0 and self.config.repeat_limit > 0
+        if penalised:
+            logits = self._penalise(logits)
+        codes = sample(logits, self.config, self.generator)
+        if penalised:
+            self._count(codes[:, :1])
         return codes
 
-    def _guard(self, logits: Tensor) -> Tensor:
+    def _penalise(self, logits: Tensor) -> Tensor:
         if self._counts is None:
             self._counts = torch.zeros_like(logits[:, 0], dtype=torch.float32)
         if len(self._recent) < self.config.repeat_limit:
@@ -98,8 +100,8 @@ class Sampler:
         excess = (self._counts - (self.config.repeat_limit - 1)).clamp(min=0) * self.config.repeat_penalty
         return torch.cat([(logits[:, 0] - excess)[:, None].to(logits.dtype), logits[:, 1:]], dim=1)
 
-    def _remember(self, codes: Tensor) -> None:
-        """codes: (N, 1) just written to book 0."""
+    def _count(self, codes: Tensor) -> None:
+        """Add codes (N, 1) of book 0 to the window."""
         assert self._counts is not None
         self._counts.scatter_add_(1, codes, torch.ones_like(codes, dtype=torch.float32))
         self._recent.append(codes)

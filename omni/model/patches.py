@@ -1,11 +1,11 @@
 """Patches: `patch_size` audio frames become one decoder step, and one decoder step becomes `patch_size` frames.
 
-The encoder is a small Transformer inside each patch.  The decoder writes a patch with MusicGen's delay pattern (arXiv
-2306.05284) as in MiMo-Audio: in local step t it writes book k of frame t - k, so a patch takes patch_size + n_books - 1
-steps and a book knows the books before it of the same frame.
+The encoder is a small Transformer inside each patch.  The decoder generates a patch with MusicGen's delay pattern (arXiv
+2306.05284) as in MiMo-Audio: local step t predicts book k of frame t - k, so a patch takes patch_size + n_books - 1 steps
+and a book is conditioned on the books before it of the same frame.
 
-Both stacks are normalised by LayerNorm without bias and use GELU: on CPUs, where they are trained, both are fused, and an
-RMSNorm of thousands of short rows costs four times as much.
+Both stacks use LayerNorm without bias, and GELU: on CPUs, where they are trained, both are fused, and an RMSNorm of thousands
+of short rows costs four times as much.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Sampler = Callable[[Tensor, int], Tensor]
+CodeSampler = Callable[[Tensor, int], Tensor]
 """(logits (N, A, codes) of books first..first+A-1, first) -> codes (N, A)."""
 
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """A Transformer that never looks beyond one patch.
+    """Sizes of a Transformer inside one patch.
 
-    code_dim: width at which a decoder's state is compared with the codes of a book; 0 is a full matrix.
+    code_dim: rank of each book's output matrix; 0 is full rank.
     """
 
     dim: int = 256
@@ -49,15 +49,18 @@ class BookEmbedding(nn.Module):
     offsets: Tensor
 
     def forward(self, codes: Tensor, first: int = 0) -> Tensor:
-        """Codes (..., A) of books first..first+A-1 -> (..., dim)."""
+        """Sum of the embeddings: codes (..., A) of books first..first+A-1 -> (..., dim)."""
         n = codes.shape[-1]
         rows = torch.where(codes < self.sizes[first : first + n], codes + self.offsets[first : first + n], self.padding)
         bags = F.embedding_bag(rows.view(-1, n), self.weight, mode="sum", padding_idx=self.padding)
         return bags.view(*codes.shape[:-1], self.weight.shape[1])
 
     @torch.no_grad()
-    def adopt(self, codebooks: Tensor) -> None:
-        """Start as one random projection of the audio tokenizer's vectors (n_books, codes, D): near codes, near rows."""
+    def init_from_codebooks(self, codebooks: Tensor) -> None:
+        """Initialise as a random projection of the audio tokenizer's codebooks (n_books, codes, D).
+
+        Codes that are close in a codebook then have embeddings that are close.
+        """
         vectors = codebooks.flatten(0, 1)
         projected = vectors @ torch.randn(vectors.shape[1], self.weight.shape[1])
         self.weight[:-1] = projected * (0.5 / projected.view(*codebooks.shape[:2], -1).var((1, 2)).sum().sqrt())
@@ -80,17 +83,17 @@ class LocalBlock(nn.Module):
             nn.init.normal_(linear.weight, std=(linear.in_features * residual) ** -0.5)
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x: (N, S, dim); bias: (S, S) added to the logits, -inf where a step may not look."""
+        """x: (N, S, dim); bias: (S, S) added to the logits, -inf where a step is masked.  -> (N, S, dim)."""
         n, s, _ = x.shape
         q, k, v = self.qkv(self.attention_norm(x)).view(n, s, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        # for a dozen steps two batched products and a softmax are ten times as fast as the fused CPU kernel in bfloat16
+        # for a dozen steps this is ten times as fast as the fused CPU kernel in bfloat16
         logits = q @ (k * self.head_dim**-0.5).transpose(-1, -2)
         weights = (logits if bias is None else logits + bias.to(logits.dtype)).softmax(-1)
         x = x + self.out((weights @ v).transpose(1, 2).reshape(n, s, x.shape[-1]))
         return x + self.down(F.gelu(self.up(self.ffn_norm(x))))
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, t: int) -> Tensor:
-        """One causal step: x (N, dim), keys and values (N, heads, S, dim / heads) written at t."""
+        """One causal step t: x (N, dim) -> (N, dim); keys and values (N, heads, S, dim / heads) are written at t."""
         q, k, v = self.qkv(self.attention_norm(x)).view(len(x), 3, self.heads, self.head_dim).unbind(1)
         keys[:, :, t] = k
         values[:, :, t] = v
@@ -100,7 +103,7 @@ class LocalBlock(nn.Module):
 
 
 class BookHeads(nn.Module):
-    """One output matrix per book, kept in one; with `code_dim`, the product of two through that width, and a bias."""
+    """One output matrix per book, all in one parameter; with `code_dim`, of that rank, and with a bias."""
 
     def __init__(self, n_books: int, dim: int, codes: int, code_dim: int = 0):
         super().__init__()
@@ -116,26 +119,25 @@ class BookHeads(nn.Module):
         return x @ self.enter[books] @ self.weight[books] + self.bias[books].to(x.dtype)
 
     @torch.no_grad()
-    def adopt(self, codebooks: Tensor, counts: Tensor) -> None:
-        """Start as a Gaussian around a predicted vector, at the codes' own frequencies.
+    def init_from_codebooks(self, codebooks: Tensor, counts: Tensor) -> None:
+        """Initialise from the audio tokenizer's codebooks, so that codes that are close in a codebook get similar logits.
 
-        With the audio tokenizer's vectors e (n_books, codes, code_dim), a state m through `enter` gives code c the
-        probability p(c) exp(m . e_c / s^2) / Z: the posterior when the vector to code is spread by s around its
-        prediction and m moves that prediction.  So what is learned about one code holds for its neighbours.
+        With codebook vectors e and m = x @ enter, code c has the probability p(c) exp(m . e_c / s^2) / Z, where p(c) is its
+        frequency and s the spread of e: the posterior of a Gaussian of width s whose mean is moved by m.
 
-        counts: (n_books, codes) uses of each code.
+        codebooks: (n_books, codes, code_dim); counts: (n_books, codes), how often each code is used.
         """
-        assert self.enter is not None and self.bias is not None, "adopting codebooks needs code_dim"
+        assert self.enter is not None and self.bias is not None, "codebooks need code_dim"
         frequency = (counts + 1) / (counts + 1).sum(1, keepdim=True)
         mean = (frequency[..., None] * codebooks).sum(1, keepdim=True)
         spread = (frequency[..., None] * (codebooks - mean).square()).sum(1, keepdim=True).mean(-1, keepdim=True).sqrt()
         self.weight.copy_(((codebooks - mean) / spread).transpose(1, 2))
-        self.enter.mul_(0.1)  # at first, near the frequencies alone
+        self.enter.mul_(0.1)  # start close to the frequencies
         self.bias.copy_(frequency.log()[:, None])
 
 
 class PatchEncoder(nn.Module):
-    """Patches -> decoder inputs."""
+    """Patches (N, patch, n_books) -> decoder inputs (N, out_dim)."""
 
     def __init__(self, config: LocalConfig, books: tuple[int, ...], patch_size: int, out_dim: int, cond_dim: int = 0):
         super().__init__()
@@ -147,7 +149,7 @@ class PatchEncoder(nn.Module):
         self.out = nn.Linear(patch_size * config.dim, out_dim, bias=False)
 
     def forward(self, codes: Tensor, cond: Tensor | None = None) -> Tensor:
-        """codes (N, patch, n_books), cond: what is known of these frames (N, patch, cond_dim) -> (N, out_dim)."""
+        """codes (N, patch, n_books), cond (N, patch, cond_dim) of the same frames -> (N, out_dim)."""
         x = self.embed(codes) + self.place
         if self.cond is not None and cond is not None:
             x = x + self.cond(cond)
@@ -157,7 +159,7 @@ class PatchEncoder(nn.Module):
 
 
 class PatchDecoder(nn.Module):
-    """Decoder states -> patches, by teacher forcing (`forward`) or by sampling (`generate`)."""
+    """Decoder states (N, state_dim) -> patches, by teacher forcing (`forward`) or by sampling (`generate`)."""
 
     def __init__(self, config: LocalConfig, books: tuple[int, ...], patch_size: int, state_dim: int, cond_dim: int = 0):
         super().__init__()
@@ -172,78 +174,82 @@ class PatchDecoder(nn.Module):
         self.heads = BookHeads(len(books), config.dim, max(books), config.code_dim)
 
         step, book = torch.arange(self.steps)[:, None], torch.arange(len(books))
-        before = step - 1 - book  # the frame whose book was written one step earlier; patch_size stands for none
+        previous = step - 1 - book  # the frame whose code of a book was generated one step earlier; patch_size: none
         constants = {
-            "before": torch.where((before >= 0) & (before < patch_size), before, patch_size),
-            "when": (torch.arange(patch_size) + book[:, None]).flatten(),  # (n_books * patch,) step of book k, frame f
+            "previous_frame": torch.where((previous >= 0) & (previous < patch_size), previous, patch_size),
+            "step_of": (
+                torch.arange(patch_size) + book[:, None]
+            ).flatten(),  # (n_books * patch,): local step of book k, frame f
             "book": book,
             "frame": torch.arange(self.steps).clamp(max=patch_size - 1),
             "causal": torch.full((self.steps, self.steps), float("-inf")).triu(1),
-            "unreal": torch.where(torch.arange(max(books)) < torch.tensor(books)[:, None], 0.0, float("-inf"))[:, None],
+            "code_bias": torch.where(torch.arange(max(books)) < torch.tensor(books)[:, None], 0.0, float("-inf"))[
+                :, None
+            ],
         }
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
         self.ragged = len(set(books)) > 1
 
-    before: Tensor
-    when: Tensor
+    previous_frame: Tensor
+    step_of: Tensor
     book: Tensor
     frame: Tensor
     causal: Tensor
-    unreal: Tensor
+    code_bias: Tensor
 
     def _inputs(self, state: Tensor, cond: Tensor | None) -> Tensor:
-        """All of each step's input that is known beforehand: (N, state_dim) -> (N, steps, dim)."""
+        """The part of each local step's input that depends on no code: (N, state_dim) -> (N, steps, dim)."""
         x = self.state(state)[:, None]
         x = x + self.place.to(x.dtype)
         return x if self.cond is None or cond is None else x + self.cond(cond)[:, self.frame]
 
     def forward(self, state: Tensor, codes: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Logits of known patches.
+        """Logits of given patches, by teacher forcing.
 
         Args:
             state: (N, state_dim).
             codes: (N, patch, n_books), empty ids allowed.
-            cond: what is known of these frames, (N, patch, cond_dim).
+            cond: (N, patch, cond_dim), the condition of these frames.
 
-        Returns: (N, patch, n_books, codes), -inf beyond a smaller book's size; in memory book by book.
+        Returns: (N, patch, n_books, codes), -inf beyond a smaller book's size; contiguous by book.
         """
         x = self._inputs(state, cond)
         padded = torch.cat([codes, self.embed.sizes.expand(len(codes), 1, -1)], dim=1)
-        written = padded[:, self.before, self.book]  # (N, steps, n_books)
-        x = x + self.embed(written).to(x.dtype)
+        previous_codes = padded[:, self.previous_frame, self.book]  # (N, steps, n_books)
+        x = x + self.embed(previous_codes).to(x.dtype)
         for block in self.blocks:
             x = block(x, self.causal)
-        # steps first, so that picking each book's steps moves whole blocks, forward and backward
-        x = self.norm(x.transpose(0, 1)).index_select(0, self.when)  # (n_books * patch, N, dim)
+        # steps first: selecting each book's steps then copies contiguous blocks, forward and backward
+        x = self.norm(x.transpose(0, 1)).index_select(0, self.step_of)  # (n_books * patch, N, dim)
         logits = self.heads(x.view(len(self.books), self.patch_size * len(codes), x.shape[-1]))
         if self.ragged:
-            logits = logits + self.unreal.to(logits.dtype)
+            logits = logits + self.code_bias.to(logits.dtype)
         return logits.view(len(self.books), self.patch_size, len(codes), logits.shape[-1]).permute(2, 1, 0, 3)
 
     def generate(
-        self, state: Tensor, sampler: Sampler, cond: Tensor | None = None, frames: int | None = None
+        self, state: Tensor, sampler: CodeSampler, cond: Tensor | None = None, frames: int | None = None
     ) -> Tensor:
-        """Write patches: state (N, state_dim), cond (N, patch, cond_dim) -> codes (N, patch, n_books).
+        """Sample patches: state (N, state_dim), cond (N, patch, cond_dim) -> codes (N, patch, n_books).
 
-        At the end of a clip only the first `frames` frames are written and the others hold empty ids, as in training.
+        At the end of a clip only the first `frames` frames are sampled, and the others are empty ids, as in training.
         """
         n, n_books, frames = len(state), len(self.books), frames or self.patch_size
         inputs = self._inputs(state, cond)
         heads, head_dim = self.config.heads, self.config.dim // self.config.heads
         cache = inputs.new_empty(len(self.blocks), 2, n, heads, self.steps, head_dim)
-        stores = [(cast(LocalBlock, block), kv[0], kv[1]) for block, kv in zip(self.blocks, cache, strict=True)]
-        written = self.embed.sizes.repeat(n, self.steps, 1)
+        blocks = [(cast(LocalBlock, block), kv[0], kv[1]) for block, kv in zip(self.blocks, cache, strict=True)]
+        codes = self.embed.sizes.repeat(n, self.steps, 1)  # by local step and book; empty ids
         x, steps = inputs[:, 0], frames + n_books - 1
         for t in range(steps):
-            for block, keys, values in stores:
+            for block, keys, values in blocks:
                 x = block.step(x, keys, values, t)
             first, last = max(0, t - frames + 1), min(t, n_books - 1)
             logits = self.heads(self.norm(x), first, last)  # (A, N, codes)
             if self.ragged:
-                logits = logits + self.unreal[first : last + 1].to(logits.dtype)
-            chosen = sampler(logits.transpose(0, 1), first)
-            written[:, t, first : last + 1] = chosen
+                logits = logits + self.code_bias[first : last + 1].to(logits.dtype)
+            sampled = sampler(logits.transpose(0, 1), first)
+            codes[:, t, first : last + 1] = sampled
             if t + 1 < steps:
-                x = inputs[:, t + 1] + self.embed(chosen, first)
-        return written[:, self.when.view(n_books, -1).T, self.book]
+                x = inputs[:, t + 1] + self.embed(sampled, first)
+        return codes[:, self.step_of.view(n_books, -1).T, self.book]

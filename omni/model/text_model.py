@@ -1,7 +1,6 @@
-"""A plain text language model: embeddings, the hybrid decoder, a head.
+"""A text language model: embeddings, the hybrid decoder, a head.  Ids in, logits out; it has no tokenizer.
 
-It has the shape of `transformers` checkpoints (`solfa.omni.convert.convert` reads and writes them) and no tokenizer of its own: ids
-in, logits out.
+`solfa.omni.convert.convert` turns checkpoints of `transformers` into checkpoints of this model, and back.
 """
 
 import dataclasses
@@ -22,11 +21,13 @@ KIND = "text_lm"
 
 @dataclass(frozen=True)
 class TextConfig:
-    """`embed_scale` multiplies the embeddings; `tied` models use them as the head as well.
+    """Sizes and special ids of a `TextModel`.
 
-    max_length: how many steps the model was made for, which nothing here enforces.
-    bos, eos, pad: ids of the text's begin, its ends, and padding.
-    mtp: blocks of multi-token prediction.
+    tied: whether the embeddings are the head as well.
+    embed_scale: factor of the embeddings.
+    max_length: the longest sequence, in steps, that the model was trained for; not enforced here.
+    bos, eos, pad: ids of the beginning, of the ends, and of padding.
+    mtp: number of blocks of multi-token prediction.
     """
 
     vocab_size: int
@@ -41,6 +42,8 @@ class TextConfig:
 
 
 class TextModel(nn.Module):
+    """Embeddings, the hybrid decoder and a head: ids (B, T) -> logits (B, T, vocab_size)."""
+
     def __init__(self, config: TextConfig):
         super().__init__()
         self.config, dim = config, config.decoder.dim
@@ -48,7 +51,7 @@ class TextModel(nn.Module):
         self.decoder = HybridDecoder(config.decoder)
         self.mtp = MTP(config.decoder, config.mtp)
         self.head = None if config.tied else nn.Linear(dim, config.vocab_size, bias=False)
-        # states are normalised: a tied table must stay small for the first logits to be
+        # states have norm sqrt(dim): a tied table starts small, so that the first logits are small
         nn.init.normal_(self.embed.weight, std=0.2 * dim**-0.5 if config.tied else 0.5)
         if self.head is not None:
             nn.init.normal_(self.head.weight, std=0.2 * dim**-0.5)
@@ -64,16 +67,16 @@ class TextModel(nn.Module):
         return self.logits(self.decoder(self.inputs(ids), cache=cache, mask=mask, segments=segments))
 
     def inputs(self, ids: Tensor) -> Tensor:
-        """What the decoder reads of ids (...): (..., D)."""
+        """Decoder inputs: ids (...) -> (..., D)."""
         return self.embed(ids) * self.config.embed_scale
 
     def logits(self, states: Tensor) -> Tensor:
-        """What states (..., D) of the decoder say about the next ids: (..., vocab_size)."""
+        """The head: decoder states (..., D) -> logits (..., vocab_size)."""
         return F.linear(states, self.embed.weight if self.head is None else self.head.weight)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TextModel":
-        """A model from a folder or a hub id, in float32 and in evaluation mode."""
+        """A model from a folder or a hub id, in float32 and in evaluation mode.  Raises: UserError for another kind or none."""
         return checkpoints.restore(cls, TextConfig, name, KIND)[0]
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:

@@ -17,8 +17,8 @@ from solfa.omni.decoder.decoder import DecoderConfig, HybridDecoder
 from solfa.omni.model import omni_model as omni
 from solfa.omni.model import text_model as text
 from solfa.omni.model.grid import IGNORE, Labels, TokenGrid, next_step
-from solfa.omni.model.mtp import MTPBlock, copied
-from solfa.omni.model.omni_model import OmniConfig, OmniModel, loss
+from solfa.omni.model.mtp import MTPBlock, repeat_mtp_block
+from solfa.omni.model.omni_model import OmniConfig, OmniModel, omni_loss
 from solfa.omni.model.text_model import TextConfig, TextModel
 from solfa.omni.training.flops import decoder_flops, matrices, patch_flops
 from solfa.omni.training.packing import Packed
@@ -72,7 +72,7 @@ class Objective(nn.Module, ABC):
         A single block of multi-token prediction is copied to as many as the model has.
         """
         folder = checkpoints.resolve(name, self.kind)
-        tensors = copied(checkpoints.load(folder, self.kind)[1], self.config.mtp)
+        tensors = repeat_mtp_block(checkpoints.load(folder, self.kind)[1], self.config.mtp)
         checkpoints.load_into(self.model, tensors, folder)
 
 
@@ -167,7 +167,7 @@ class OmniObjective(Objective):
         ahead = self.model.mtp(states, inputs, batch.segments)
         means = []
         for x, labels in zip([states, *ahead], self._labels(batch), strict=True):
-            found = loss(self.model.predict(x, labels), book_weights=self.book_weights)
+            found = omni_loss(self.model.predict(x, labels), book_weights=self.book_weights)
             means += [found.text[None], found.books]
         return torch.cat(means)
 

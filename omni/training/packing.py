@@ -55,7 +55,7 @@ class Packed:
 
     def rows(self, first: int, last: int) -> "Packed":
         g = self.grid
-        return Packed(Grid(g.text[first:last], g.audio[first:last], g.learn[first:last]), self.segments[first:last])
+        return Packed(Grid(g.text[first:last], g.audio[first:last], g.loss_mask[first:last]), self.segments[first:last])
 
     def lengths(self) -> list[int]:
         """Steps of each document."""
@@ -105,7 +105,7 @@ class TextDocuments:
         row.text[end - 1] = self.eot
         at = start + int(self.first[index])
         row.text[at : at + len(data)] = data
-        row.learn[start + 1 : end] = True
+        row.loss_mask[start + 1 : end] = True
 
 
 class AudioDocuments:
@@ -134,7 +134,7 @@ class AudioDocuments:
     def write(self, index: int, row: Grid, start: int) -> None:
         clip, name = self.data[int(self.index[index])], self.grid.id
         codes, text = clip["codes"], list((clip["text"] or "").encode())
-        parts, learn_from = {
+        parts, loss_from = {
             "audio": ([[name("<|bos|>"), name("<|sostm|>")], codes, [name("<|eostm|>"), name("<|eot|>")]], 0),
             "speak": ([[name("<|bos|>")], text, [name("<|sostm|>")], codes, [name("<|eostm|>"), name("<|eot|>")]], 3),
             "transcribe": (
@@ -142,10 +142,10 @@ class AudioDocuments:
                 3,
             ),
         }[self.kind]
-        document = self.grid.build(parts, learn_from)
+        document = self.grid.build(parts, loss_from)
         place = slice(start, start + len(document.text))
-        row.text[place], row.audio[place], row.learn[place] = document.text, document.audio, document.learn
-        row.learn[start] = False
+        row.text[place], row.audio[place], row.loss_mask[place] = document.text, document.audio, document.loss_mask
+        row.loss_mask[start] = False
 
 
 def open_source(
@@ -251,7 +251,7 @@ class PackedRows:
     def rows(self, first: int, count: int) -> Packed:
         """Rows first..first+count-1 of the run."""
         shape, g = (count, self.row_steps), self.grid
-        audio = g.empties().long().expand(*shape, g.patch_size, -1).clone()
+        audio = g.empty_ids().long().expand(*shape, g.patch_size, -1).clone()
         grid = Grid(torch.full(shape, g.id("<|pad|>")), audio, torch.zeros(shape, dtype=torch.bool))
         segments = torch.full(shape, -1)
         for b in range(count):
@@ -259,7 +259,7 @@ class PackedRows:
             start, documents = 0, self.sources[source]
             for number, index in enumerate(self.packed[source][row].tolist()):
                 end = start + int(documents.lengths[index])
-                documents.write(index, Grid(grid.text[b], grid.audio[b], grid.learn[b]), start)
+                documents.write(index, Grid(grid.text[b], grid.audio[b], grid.loss_mask[b]), start)
                 segments[b, start:end] = number
                 start = end
         return Packed(grid, segments)

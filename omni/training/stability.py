@@ -134,7 +134,7 @@ class Monitor:
 
     def start(self) -> None:
         for i, layer in enumerate(self.layers):
-            layer.attention.watch, layer.attention.max_logit = True, None
+            layer.attention.track_max_logit, layer.attention.max_logit = True, None
             self._largest[i] = None
             self._hooks.append(layer.register_forward_hook(lambda _, __, x, i=i: self._see(i, x)))
 
@@ -149,11 +149,11 @@ class Monitor:
         activations, logits = [], []
         for layer, largest in zip(self.layers, self._largest, strict=True):
             seen = layer.attention.max_logit
-            layer.attention.watch, layer.attention.max_logit = False, None
+            layer.attention.track_max_logit, layer.attention.max_logit = False, None
             assert largest is not None and seen is not None, "no forward pass since start"
             activations.append(_over_all(largest, torch.distributed.ReduceOp.MAX))
             logits.append(_over_all(seen.detach().float(), torch.distributed.ReduceOp.MAX))
-        loads = [_over_all(m.load.double(), torch.distributed.ReduceOp.SUM) for m in self.decoder.mixtures()]
+        loads = [_over_all(m.load.double(), torch.distributed.ReduceOp.SUM) for m in self.decoder.moe_layers()]
         return Sight([float(x) for x in activations], logits, [load / load.sum().clamp(min=1) for load in loads])
 
 
@@ -238,7 +238,7 @@ def revive_routers(decoder: HybridDecoder, loads: list[Tensor], limit: float) ->
     The balance moves by small equal amounts, so one that is far off would take thousands of steps to come back.
     """
     revived = 0
-    for mixture, load in zip(decoder.mixtures(), loads, strict=True):
+    for mixture, load in zip(decoder.moe_layers(), loads, strict=True):
         c = mixture.config
         if c.top_k < c.experts and float(load.max()) * c.top_k > limit:
             mixture.balance.zero_()

@@ -253,7 +253,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
-        for mixture in self.decoder.mixtures():
+        for mixture in self.decoder.moe_layers():
             mixture.rebalance(self.recipe.balance_rate if verdict is Verdict.GOOD else 0.0)
         self.optimizer.zero_grad()
         self.step_number += 1

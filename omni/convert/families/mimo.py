@@ -26,7 +26,7 @@ from solfa.omni.convert.families.family import (
     text_config,
     write_rope,
 )
-from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig, hybrid
+from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig, hybrid_pattern
 from solfa.omni.decoder.moe import MoEConfig
 from solfa.omni.model.text_model import TextConfig
 
@@ -42,7 +42,7 @@ def _read(c: Values) -> TextConfig:
         "sinks on full layers are not known to all its readers": not c.get("add_full_attention_sink_bias"),
     })  # fmt: skip
     released = c.get("hybrid_layer_pattern")
-    full_layers = hybrid(layers, 6) if released is None else tuple(i for i, x in enumerate(released) if x == 0)
+    full_layers = hybrid_pattern(layers, 6) if released is None else tuple(i for i, x in enumerate(released) if x == 0)
     dense: tuple[int, ...] = (0,)
     if isinstance(c.get("moe_layer_freq"), list):
         dense = tuple(i for i, x in enumerate(c["moe_layer_freq"]) if not x)

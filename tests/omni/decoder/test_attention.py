@@ -3,15 +3,15 @@ import torch
 
 from solfa.omni.decoder.attention import (
     MANY_KEYS,
-    View,
-    as_bias,
+    AttentionMask,
+    apply_rotary,
     attention,
+    causal_mask,
+    mask_to_bias,
     packed_attention,
-    rotary,
-    rotate,
+    rotary_cos_sin,
+    segment_spans,
     sliding_attention,
-    spans_of,
-    visible,
 )
 
 
@@ -36,7 +36,7 @@ def test_matches_the_formula_beyond_the_window(window, with_sink):
     n = 23
     q, k, v = torch.randn(2, 6, n, 12), torch.randn(2, 2, n, 12), torch.randn(2, 2, n, 8)
     sink = torch.randn(6) if with_sink else None
-    mask = visible(torch.arange(n), torch.arange(n), window)
+    mask = causal_mask(torch.arange(n), torch.arange(n), window)
     want = naive(q, k, v, mask, sink)
     torch.testing.assert_close(attention(q, k, v, mask, sink=sink), want.float(), atol=1e-6, rtol=1e-5)
     if window is None:
@@ -61,11 +61,14 @@ def test_rotary_is_relative_and_partial():
     q, k = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
 
     def product(i: int, j: int) -> torch.Tensor:
-        return (rotate(q, *rotary(torch.tensor([i]), 8, 1e4)) * rotate(k, *rotary(torch.tensor([j]), 8, 1e4))).sum()
+        return (
+            apply_rotary(q, *rotary_cos_sin(torch.tensor([i]), 8, 1e4))
+            * apply_rotary(k, *rotary_cos_sin(torch.tensor([j]), 8, 1e4))
+        ).sum()
 
     torch.testing.assert_close(product(3, 1), product(103, 101), atol=1e-4, rtol=1e-4)
     assert (product(3, 1) - product(3, 2)).abs() > 1e-3
-    assert torch.equal(rotate(q, *rotary(torch.tensor([7]), 8, 1e4))[..., 8:], q[..., 8:])
+    assert torch.equal(apply_rotary(q, *rotary_cos_sin(torch.tensor([7]), 8, 1e4))[..., 8:], q[..., 8:])
 
 
 def same_with_gradients(got, want, inputs):
@@ -80,12 +83,12 @@ def same_with_gradients(got, want, inputs):
 )
 @pytest.mark.parametrize("with_sink", [False, True])
 def test_blocks_of_a_window_are_the_reference(n, past, window, with_sink, monkeypatch):
-    monkeypatch.setattr("solfa.omni.decoder.attention.LOGITS_AT_ONCE", 20_000)  # several passes over blocks
+    monkeypatch.setattr("solfa.omni.decoder.attention.LOGITS_PER_BLOCK", 20_000)  # several passes over blocks
     torch.manual_seed(n)
     q, k, v = torch.randn(2, 6, n, 12), torch.randn(2, 2, past + n, 12), torch.randn(2, 2, past + n, 8)
     inputs = [x.requires_grad_() for x in (q, k, v)] + ([torch.randn(6, requires_grad=True)] if with_sink else [])
     sink = inputs[3] if with_sink else None
-    mask = visible(torch.arange(past, past + n), torch.arange(past + n), window)
+    mask = causal_mask(torch.arange(past, past + n), torch.arange(past + n), window)
     want = attention(q, k, v, mask, sink=sink, scale=0.3)
     same_with_gradients(sliding_attention(q, k, v, window, sink, scale=0.3), want, inputs)
     segments = torch.randint(-1, 4, (2, 7)).repeat_interleave(past + n, 1)[:, ::7]
@@ -100,9 +103,9 @@ def test_packed_spans_are_the_reference(with_sink):
     q, k, v = torch.randn(2, 6, 50, 12), torch.randn(2, 2, 50, 12), torch.randn(2, 2, 50, 8)
     inputs = [x.requires_grad_() for x in (q, k, v)] + ([torch.randn(6, requires_grad=True)] if with_sink else [])
     segments = torch.stack([torch.arange(50) // 17, torch.arange(50) // 30])
-    mask = visible(torch.arange(50), torch.arange(50), None) & (segments[:, :, None] == segments[:, None])
+    mask = causal_mask(torch.arange(50), torch.arange(50), None) & (segments[:, :, None] == segments[:, None])
     segments[1, 30:] = -1
-    got = packed_attention(q, k, v, spans_of(segments), inputs[3] if with_sink else None)
+    got = packed_attention(q, k, v, segment_spans(segments), inputs[3] if with_sink else None)
     want = attention(q, k, v, mask[:, None], sink=inputs[3] if with_sink else None)
     assert got[1, :, 30:].abs().max() == 0
     same_with_gradients(got * (segments >= 0)[:, None, :, None], want * (segments >= 0)[:, None, :, None], inputs)
@@ -115,13 +118,13 @@ def test_the_largest_logit_is_that_of_what_is_seen(window, kind):
     n, past = 300, 9
     q, k = torch.randn(2, 4, n, 6), torch.randn(2, 2, past + n, 6)
     segments = (torch.arange(past + n) // 40).expand(2, -1) - 1 if kind == "segments" else None
-    seen = visible(torch.arange(past, past + n), torch.arange(past + n), window).expand(2, -1, -1)
+    seen = causal_mask(torch.arange(past, past + n), torch.arange(past + n), window).expand(2, -1, -1)
     if segments is not None:
         seen = seen & (segments[:, past:, None] == segments[:, None]) & (segments[:, None] >= 0)
-    view = View(mask=seen[:, None]) if kind == "mask" else View(window, segments=segments)
+    attention_mask = AttentionMask(dense=seen[:, None]) if kind == "mask" else AttentionMask(window, segments=segments)
     logits = q @ k.repeat_interleave(2, 1).mT * 0.5
     want = logits.masked_fill(~seen[:, None], float("-inf")).amax(dim=(0, 2, 3))
-    torch.testing.assert_close(view.max_logits(q, k, 0.5), want)
+    torch.testing.assert_close(attention_mask.max_logits(q, k, 0.5), want)
 
 
 def test_long_full_attention_with_sinks_goes_in_parts(monkeypatch):
@@ -129,8 +132,8 @@ def test_long_full_attention_with_sinks_goes_in_parts(monkeypatch):
     q, k, v = torch.randn(2, 4, 50, 8), torch.randn(2, 2, 50, 8), torch.randn(2, 2, 50, 6)
     inputs = [x.requires_grad_() for x in (q, k, v)] + [torch.randn(4, requires_grad=True)]
     want = attention(q, k, v, causal=True, sink=inputs[3], scale=0.2)
-    monkeypatch.setattr("solfa.omni.decoder.attention.LOGITS_AT_ONCE", 7 * 2 * 4 * 50)
-    same_with_gradients(View().attend(q, k, v, inputs[3], 0.2), want, inputs)
+    monkeypatch.setattr("solfa.omni.decoder.attention.LOGITS_PER_BLOCK", 7 * 2 * 4 * 50)
+    same_with_gradients(AttentionMask().attend(q, k, v, inputs[3], 0.2), want, inputs)
 
 
 @pytest.mark.parametrize("sink", [None, torch.randn(4)], ids=["no sink", "sink"])
@@ -143,5 +146,5 @@ def test_few_queries_of_many_keys_are_the_formula(sink):
     weights = logits.masked_fill(~mask, float("-inf")).exp()
     rest = weights.sum(-1, keepdim=True) + (0 if sink is None else sink.exp().view(4, 1, 1))
     want = weights / rest @ v.repeat_interleave(2, 1)
-    for given in (mask, as_bias(mask, torch.float32)):
+    for given in (mask, mask_to_bias(mask, torch.float32)):
         torch.testing.assert_close(attention(q, k, v, given, sink=sink), want, atol=1e-5, rtol=1e-4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from solfa.omni.decoder.cache import cache_bytes, capacity
-from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig, HybridDecoder, hybrid
+from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig, HybridDecoder, hybrid_pattern
 from solfa.omni.decoder.moe import MoEConfig
 
 HEADS: dict[str, Any] = {"heads": 4, "qk_dim": 12, "v_dim": 8, "rotary_dim": 4}
@@ -144,7 +144,7 @@ def test_reserved_room_is_at_most_a_third():
 
 
 def test_one_full_layer_in_eight_caches_a_sixth_at_32k():
-    config = DecoderConfig(layers=16, full_layers=hybrid(16, 8)[1:])
+    config = DecoderConfig(layers=16, full_layers=hybrid_pattern(16, 8)[1:])
     whole = dataclasses.replace(config, full_layers=tuple(range(16)))
     assert 6 * cache_bytes(config, 32_768) <= cache_bytes(whole, 32_768)
 

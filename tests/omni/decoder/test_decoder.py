@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig, HybridDecoder, hybrid
+from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig, HybridDecoder, hybrid_pattern
 from solfa.omni.decoder.moe import MoEConfig
 
 SMALL = DecoderConfig(
@@ -88,7 +88,7 @@ def test_nothing_sees_the_future_nor_beyond_the_window():
 
 
 def test_pattern_is_the_paper_s():
-    assert hybrid(48, 6) == (0, 5, 11, 17, 23, 29, 35, 41, 47)
+    assert hybrid_pattern(48, 6) == (0, 5, 11, 17, 23, 29, 35, 41, 47)
     assert DecoderConfig().full_layers == (0, 5)
 
 
@@ -169,20 +169,20 @@ def test_left_padding_keeps_experts_and_long_windows_exact():
     x, mask = torch.cat([torch.full((1, 11, 32), 7.0), a], dim=1), torch.arange(51)[None] >= 11
     want, cache = decoder(a), decoder.new_cache()
     torch.testing.assert_close(decoder(x, mask=mask)[:, 11:], want, atol=1e-5, rtol=1e-5)
-    decoder.mixtures()[0].load.zero_()
+    decoder.moe_layers()[0].load.zero_()
     parts = [decoder(x[:, s], cache=cache, mask=mask[:, s]) for s in (slice(0, 3), slice(3, 30), slice(30, 51))]
     torch.testing.assert_close(torch.cat(parts, dim=1)[:, 11:], want, atol=1e-5, rtol=1e-5)
-    assert decoder.mixtures()[0].load.sum() == 40 * 2
+    assert decoder.moe_layers()[0].load.sum() == 40 * 2
 
 
 @pytest.mark.parametrize("segments", [None, torch.tensor([[0] * 20 + [1] * 15 + [-1] * 5])])
-def test_watched_attention_tells_its_largest_logit_and_is_not_changed(decoder, segments):
+def test_tracking_the_largest_logit_does_not_change_the_output(decoder, segments):
     x = torch.randn(1, 40, 32)
     layers = [layer.attention for layer in decoder.layers]
     decoder(x, segments=segments)
     assert all(layer.max_logit is None for layer in layers)
     for layer in layers:
-        layer.watch = True
+        layer.track_max_logit = True
     before = decoder(x, segments=segments)
     first = layers[0].max_logit
     torch.testing.assert_close(before, decoder(x, segments=segments))

@@ -4,7 +4,7 @@ import torch
 from solfa.core.errors import UserError
 from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.generation.generate import generate_audio
-from solfa.omni.generation.sampling import Sampler, SamplingConfig, choose
+from solfa.omni.generation.sampling import Sampler, SamplingConfig, sample
 from solfa.omni.model.grid import TokenGrid
 from solfa.omni.model.omni_model import OmniConfig, OmniModel
 from solfa.omni.model.patches import LocalConfig
@@ -36,11 +36,11 @@ def seed(n: int) -> torch.Generator:
 
 @torch.no_grad()
 def test_greedy_codes_are_what_teacher_forcing_would_choose(model):
-    cond, soft = torch.randn(46, 5), torch.randn(4, 48)
-    codes = write(model, cond=cond, soft=soft, sampling=GREEDY)
+    cond, slot_embeds = torch.randn(46, 5), torch.randn(4, 48)
+    codes = write(model, cond=cond, slot_embeds=slot_embeds, sampling=GREEDY)
     assert codes.shape == (46, 3)
     whole = GRID.build([PROMPT.text, codes.T])
-    more = torch.cat([soft, torch.zeros(len(whole.text) - 4, 48)])[None]
+    more = torch.cat([slot_embeds, torch.zeros(len(whole.text) - 4, 48)])[None]
     out = model(whole.batched(), GRID.place_frames(whole, cond)[None], more)
     assert torch.equal(out.audio.argmax(-1).flatten(0, 1)[:46], codes)
 
@@ -86,18 +86,18 @@ def test_top_k_and_top_p_bound_the_choice():
         (SamplingConfig(1.0, top_p=0.4), {0}),
         (SamplingConfig(0.0), {0}),
     ]:
-        assert set(choose(logits, config, seed(0)).tolist()) == allowed
+        assert set(sample(logits, config, seed(0)).tolist()) == allowed
 
 
 def test_sampling_follows_the_distribution():
     p = torch.tensor([0.4, 0.3, 0.2, 0.1])
-    drawn = choose(p.log().expand(40_000, 4), SamplingConfig(1.0, top_p=1.0), seed(0))
+    drawn = sample(p.log().expand(40_000, 4), SamplingConfig(1.0, top_p=1.0), seed(0))
     torch.testing.assert_close(drawn.bincount() / 40_000, p, atol=0.01, rtol=0)
-    hot = choose(p.log().expand(40_000, 4), SamplingConfig(2.0, top_p=1.0), seed(0))
+    hot = sample(p.log().expand(40_000, 4), SamplingConfig(2.0, top_p=1.0), seed(0))
     torch.testing.assert_close(hot.bincount() / 40_000, p.sqrt() / p.sqrt().sum(), atol=0.01, rtol=0)
 
 
-def test_the_guard_breaks_a_loop():
+def test_the_repetition_penalty_breaks_a_loop():
     logits = torch.zeros(1, 1, 8)
     logits[..., 3] = 4.0
     stuck = SamplingConfig(temperature=0, repeat_limit=5, repeat_window=20, repeat_penalty=2.0)
@@ -105,7 +105,7 @@ def test_the_guard_breaks_a_loop():
     written = [int(sampler(logits, 0)) for _ in range(200)]
     assert written[:6] == [3] * 6 and written[6] != 3
     assert max(sum(c == 3 for c in written[i : i + 20]) for i in range(180)) < 20
-    assert all(int(sampler(logits, 1)) == 3 for _ in range(30)), "only book 0 is guarded"
+    assert all(int(sampler(logits, 1)) == 3 for _ in range(30)), "only book 0 is penalised"
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}])

@@ -96,13 +96,14 @@ def test_sampled_ids_have_the_model_s_distribution(config):
     assert length > 1.3, "and drafts were kept, or nothing was tested"
 
 
-def test_a_draft_that_cannot_be_is_never_kept_and_a_sure_one_always():
+def test_impossible_drafts_are_rejected_and_certain_ones_accepted():
     probs = torch.tensor([[[0.0, 1.0, 0.0], [0.2, 0.3, 0.5], [0.0, 0.0, 1.0]]]).expand(500, -1, -1)
-    guesses = torch.tensor([[[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]]).expand(500, -1, -1)
-    wrong, new = verify(probs, torch.tensor([[0, 1]]).expand(500, -1), guesses)
-    assert (wrong == 0).all() and (new == 1).all()
-    kept, new = verify(probs, torch.tensor([[1, 1]]).expand(500, -1), guesses)
-    assert (kept == 2).all() and (new == 2).all()
+    draft_probs = torch.tensor([[[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]]).expand(500, -1, -1)
+    plain = SamplingConfig(1.0, 0, 1.0)
+    accepted, new = verify(probs.log(), torch.tensor([[0, 1]]).expand(500, -1), draft_probs, plain)
+    assert (accepted == 0).all() and (new == 1).all()
+    accepted, new = verify(probs.log(), torch.tensor([[1, 1]]).expand(500, -1), draft_probs, plain)
+    assert (accepted == 2).all() and (new == 2).all()
 
 
 def test_an_empty_prompt_is_refused():

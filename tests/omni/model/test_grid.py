@@ -22,29 +22,29 @@ def test_fold_and_unfold_are_inverse(frames, patch_size):
 
 def test_build_and_split_are_inverse():
     parts = [[GRID.id("<|bos|>"), 3, 5], codes(6), [GRID.id("<|sostm|>")], codes(9, 1), [GRID.id("<|eostm|>")]]
-    grid = GRID.build(parts, learn_from=3)
+    grid = GRID.build(parts, loss_from=3)
     assert grid.text.shape == (3 + 2 + 1 + 3 + 1,) and grid.audio.shape == (10, 4, 3)
-    assert grid.learn.tolist() == [False] * 6 + [True] * 4
+    assert grid.loss_mask.tolist() == [False] * 6 + [True] * 4
     back = GRID.split(grid)
     assert all(torch.equal(torch.as_tensor(a), b) for a, b in zip(parts, back, strict=True))
     # padding on either side changes nothing
     longer = GRID.build([[1] * 17])
     for left in (False, True):
         batch = GRID.collate([grid, longer], left=left)
-        row = type(grid)(batch.text[0], batch.audio[0], batch.learn[0])
+        row = type(grid)(batch.text[0], batch.audio[0], batch.loss_mask[0])
         assert all(torch.equal(a, b) for a, b in zip(back, GRID.split(row), strict=True))
 
 
 def test_text_steps_hold_empty_codes_and_audio_steps_empty_text():
     grid = GRID.build([[1, 2], codes(5)])
-    assert torch.equal(grid.audio[:2], GRID.empties().expand(2, 4, 3))
+    assert torch.equal(grid.audio[:2], GRID.empty_ids().expand(2, 4, 3))
     assert grid.text.tolist() == [1, 2] + [GRID.id("<|empty|>")] * 2
-    assert torch.equal(grid.audio[3, 1:], GRID.empties().expand(3, 3))
+    assert torch.equal(grid.audio[3, 1:], GRID.empty_ids().expand(3, 3))
 
 
 def test_labels_are_the_next_step_once():
     ids = [GRID.id("<|sostm|>")]
-    a, b = GRID.build([[1, 2], ids, codes(5), [GRID.id("<|eostm|>")]], learn_from=2), GRID.build([[1, 2, 3]])
+    a, b = GRID.build([[1, 2], ids, codes(5), [GRID.id("<|eostm|>")]], loss_from=2), GRID.build([[1, 2, 3]])
     batch = GRID.collate([a, b])
     text, audio = GRID.labels(batch)
     empty, end = GRID.id("<|empty|>"), GRID.id("<|eostm|>")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig
-from solfa.omni.model.mtp import MTP, Drafter, copied
+from solfa.omni.model.mtp import MTP, Drafter, repeat_mtp_block
 from solfa.omni.model.text_model import TextConfig, TextModel
 from solfa.omni.training.train_omni import Trainer
 
@@ -82,10 +82,10 @@ def test_drafting_in_rounds_is_one_teacher_forced_pass(model):
 def test_one_block_is_copied_to_several():
     one = TextModel(TextConfig(vocab_size=20, decoder=SMALL, mtp=1))
     three = TextModel(TextConfig(vocab_size=20, decoder=SMALL, mtp=3))
-    three.load_state_dict(copied(one.state_dict(), 3))
+    three.load_state_dict(repeat_mtp_block(one.state_dict(), 3))
     for block in three.mtp:
         assert all(torch.equal(block.state_dict()[k], v) for k, v in one.mtp[0].state_dict().items())
-    assert copied(one.state_dict(), 1).keys() == one.state_dict().keys()
+    assert repeat_mtp_block(one.state_dict(), 1).keys() == one.state_dict().keys()
 
 
 def test_drafts_need_blocks(model):

@@ -6,7 +6,7 @@ import torch
 
 from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.model.grid import TokenGrid
-from solfa.omni.model.omni_model import OmniConfig, OmniModel, loss
+from solfa.omni.model.omni_model import OmniConfig, OmniModel, omni_loss
 from solfa.omni.model.patches import LocalConfig
 
 GRID = TokenGrid(text_size=30, books=(64, 64, 64))
@@ -27,7 +27,7 @@ def codes(frames: int, seed: int = 0) -> torch.Tensor:
 
 def sequence(frames: int, seed: int = 0):
     return GRID.build(
-        [[GRID.id("<|bos|>"), 4, 7], [GRID.id("<|sostm|>")], codes(frames, seed), [GRID.id("<|eostm|>")]], learn_from=2
+        [[GRID.id("<|bos|>"), 4, 7], [GRID.id("<|sostm|>")], codes(frames, seed), [GRID.id("<|eostm|>")]], loss_from=2
     )
 
 
@@ -39,7 +39,7 @@ def model() -> OmniModel:
 
 def test_a_fresh_model_pays_log_of_the_vocabulary(model):
     batch = GRID.collate([sequence(n, n) for n in (90, 33, 61, 100)])
-    losses = loss(model(batch, torch.randn(*batch.text.shape, 4, 5)), book_weights=WEIGHTS)
+    losses = omni_loss(model(batch, torch.randn(*batch.text.shape, 4, 5)), book_weights=WEIGHTS)
     assert losses.books.tolist() == pytest.approx([math.log(64)] * 3, abs=0.1)
     assert losses.text.item() == pytest.approx(math.log(GRID.vocab_size), abs=0.15)
     torch.testing.assert_close(losses.total, losses.text + (losses.books * torch.tensor([3, 2, 1]) / 6).sum())
@@ -61,7 +61,7 @@ def test_a_batch_predicts_what_each_sequence_does_alone(model):
         n = len(alone.audio)
         torch.testing.assert_close(together.audio[start : start + n], alone.audio, atol=1e-5, rtol=1e-5)
         start += n
-    assert start == len(together.audio) == together.written.sum()
+    assert start == len(together.audio) == together.audio_mask.sum()
 
 
 @torch.no_grad()
@@ -76,20 +76,20 @@ def test_condition_of_a_frame_acts_where_the_frame_is_written_and_later(model):
 
 
 @torch.no_grad()
-def test_soft_vectors_are_heard(model):
+def test_slot_embeds_change_the_output(model):
     model.eval()
     batch = sequence(8).batched()
-    soft = torch.zeros(1, batch.text.shape[1], 48)
-    assert torch.equal(model(batch, soft=soft).audio, model(batch).audio)
-    soft[0, 1] = torch.randn(48)
-    assert (model(batch, soft=soft).audio - model(batch).audio).abs().max() > 1e-4
+    slot_embeds = torch.zeros(1, batch.text.shape[1], 48)
+    assert torch.equal(model(batch, slot_embeds=slot_embeds).audio, model(batch).audio)
+    slot_embeds[0, 1] = torch.randn(48)
+    assert (model(batch, slot_embeds=slot_embeds).audio - model(batch).audio).abs().max() > 1e-4
 
 
 def test_learns_one_sequence_by_heart(model):
     batch = GRID.collate([sequence(6), sequence(4, 1)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(25):
-        losses = loss(model(batch), book_weights=WEIGHTS)
+        losses = omni_loss(model(batch), book_weights=WEIGHTS)
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
@@ -99,12 +99,12 @@ def test_learns_one_sequence_by_heart(model):
 def test_trains_in_bfloat16(model):
     batch = GRID.collate([sequence(10), sequence(7, 1)])
     with torch.autocast("cpu", torch.bfloat16):
-        loss(model(batch, torch.randn(*batch.text.shape, 4, 5)), book_weights=WEIGHTS).total.backward()
+        omni_loss(model(batch, torch.randn(*batch.text.shape, 4, 5)), book_weights=WEIGHTS).total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_steps_without_audio_cost_nothing_but_text(model):
-    losses = loss(model(GRID.build([[1, 2, 3]]).batched()), book_weights=WEIGHTS)
+    losses = omni_loss(model(GRID.build([[1, 2, 3]]).batched()), book_weights=WEIGHTS)
     assert losses.books.tolist() == [0, 0, 0] and torch.equal(losses.total, losses.text)
     losses.total.backward()
 

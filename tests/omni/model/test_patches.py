@@ -94,8 +94,8 @@ def test_heads_start_at_the_codes_frequencies_and_prefer_neighbours():
     torch.manual_seed(0)
     heads, embed = BookHeads(2, 8, 16, code_dim=4), BookEmbedding((16, 16), 8)
     books, counts = torch.randn(2, 16, 4), torch.randint(1, 50, (2, 16)).float()
-    heads.adopt(books, counts)
-    embed.adopt(books)
+    heads.init_from_codebooks(books, counts)
+    embed.init_from_codebooks(books)
     with torch.no_grad():
         frequency = (counts + 1) / (counts + 1).sum(1, keepdim=True)
         torch.testing.assert_close(heads(torch.zeros(1, 8)).softmax(-1)[:, 0], frequency)

@@ -22,7 +22,7 @@ CONFIG = TextConfig(30, DECODER, eos=(1, 2), bos=0)
 def test_a_saved_model_is_the_same_model(tied, tmp_path):
     torch.manual_seed(0)
     model = TextModel(dataclasses.replace(CONFIG, tied=tied, embed_scale=3.0)).eval()
-    model.decoder.mixtures()[0].balance.fill_(0.123456)
+    model.decoder.moe_layers()[0].balance.fill_(0.123456)
     model.save_pretrained(tmp_path)
     again = TextModel.from_pretrained(tmp_path)
     ids = torch.randint(0, 30, (2, 20))
@@ -64,7 +64,7 @@ def test_begins_near_chance_and_learns_packed_text(tied):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
-        for mixture in model.decoder.mixtures():
+        for mixture in model.decoder.moe_layers():
             mixture.rebalance(1e-3)
     assert loss() < 0.3
     alone = torch.cat([model(part) for part in ids.split(24, dim=1)], dim=1)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from solfa.omni.decoder.attention import visible
+from solfa.omni.decoder.attention import causal_mask
 from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.decoder.moe import MoEConfig
 from solfa.omni.model.grid import TokenGrid
-from solfa.omni.model.omni_model import OmniConfig, OmniModel, loss
+from solfa.omni.model.omni_model import OmniConfig, OmniModel, omni_loss
 from solfa.omni.model.patches import LocalConfig
 from solfa.omni.training.flops import TRAINING, decoder_flops, patch_flops, peak_flops, seen_pairs
 
@@ -24,7 +24,7 @@ CONFIG = DecoderConfig(
 @pytest.mark.parametrize("window", [None, 1, 5, 40])
 def test_pairs_are_those_that_see_each_other(window):
     for steps in (1, 4, 5, 6, 23):
-        assert seen_pairs(steps, window) == visible(torch.arange(steps), torch.arange(steps), window).sum()
+        assert seen_pairs(steps, window) == causal_mask(torch.arange(steps), torch.arange(steps), window).sum()
 
 
 def test_a_decoder_needs_what_torch_counts():
@@ -52,7 +52,7 @@ def test_patches_need_what_torch_counts(code_dim):
     model = OmniModel(OmniConfig(grid, CONFIG, local, local))
     batch = grid.build([[1], torch.zeros(3, 8, dtype=torch.long), [2]]).batched()
     with FlopCounterMode(display=False) as counter:
-        loss(model(batch), book_weights=(1.0, 1.0, 1.0))
+        omni_loss(model(batch), book_weights=(1.0, 1.0, 1.0))
     parts = counter.get_flop_counts()
     counted = sum(sum(parts[f"OmniModel.{part}"].values()) for part in ("patch_encoder", "patch_decoder"))
     assert counted == patch_flops(model.patch_encoder, model.patch_decoder, read=4, written=4)

@@ -43,8 +43,8 @@ def documents_of(rows: PackedRows, count: int) -> list[tuple]:
     for b in range(count):
         for number in range(int(packed.segments[b].max()) + 1):
             at = packed.segments[b] == number
-            one = type(packed.grid)(*(getattr(packed.grid, f)[b][at] for f in ("text", "audio", "learn")))
-            found.append((rows.grid.split(one), one.learn))
+            one = type(packed.grid)(*(getattr(packed.grid, f)[b][at] for f in ("text", "audio", "loss_mask")))
+            found.append((rows.grid.split(one), one.loss_mask))
     return found
 
 

@@ -134,13 +134,13 @@ def entropy(trainer: Trainer) -> float:
     trainer.monitor.start()
     trainer.losses(trainer.batch(200), backward=False)
     (found,) = trainer.monitor.read().entropies()
-    trainer.decoder.mixtures()[0].load.zero_()
+    trainer.decoder.moe_layers()[0].load.zero_()
     return found
 
 
 def test_a_collapsed_router_comes_back(trainer, learned):
     before = entropy(trainer)
-    trainer.decoder.mixtures()[0].balance[2] = 100.0
+    trainer.decoder.moe_layers()[0].balance[2] = 100.0
     assert entropy(trainer) == 0.0 < before
     assert "revived 1 routers" in " ".join(events(trainer, 5))
     assert recovers(trainer, learned)
@@ -149,7 +149,7 @@ def test_a_collapsed_router_comes_back(trainer, learned):
 
 def test_a_router_that_stays_collapsed_brings_the_checkpoint_back(trainer, learned):
     before = entropy(trainer)
-    router = trainer.decoder.mixtures()[0].router.weight
+    router = trainer.decoder.moe_layers()[0].router.weight
     router.requires_grad_(False).zero_()  # all experts score alike, so whichever the balance likes best gets everything
     assert "roll back" in " ".join(events(trainer, 8))
     assert entropy(trainer) > 0.8 * before
@@ -223,7 +223,7 @@ def test_the_monitor_sees_the_largest_activation_and_lets_go(decoder):
         hook.remove()
     sight = monitor.read()
     assert sight.activations[1] == pytest.approx(shared[0].abs().max().item())
-    assert not any(layer._forward_hooks or layer.attention.watch for layer in decoder.layers)
+    assert not any(layer._forward_hooks or layer.attention.track_max_logit for layer in decoder.layers)
 
 
 def test_qk_clip_brings_each_head_down_to_the_limit_and_leaves_the_others(decoder):

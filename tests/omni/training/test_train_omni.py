@@ -92,7 +92,7 @@ def test_passes_and_checkpointing_change_nothing(omni_recipe):
         trainer = Trainer(dataclasses.replace(omni_recipe, **changes))
         loss = trainer.losses(trainer.batch(0), backward=True)["loss"]
         gradients.append([torch.tensor(loss), *(p.grad for p in trainer.parameters)])
-        load = sum(int(m.load.sum()) for m in trainer.decoder.mixtures())
+        load = sum(int(m.load.sum()) for m in trainer.decoder.moe_layers())
         assert load == sum(trainer.batch(0).lengths()), "counted once, although computed twice"
     for other in gradients[1:]:
         for one, two in zip(gradients[0], other, strict=True):

@@ -1,7 +1,7 @@
-"""`solfa convert`: a text model's folder as `transformers`, vLLM and SGLang know it <-> a folder of ours.
+"""`solfa convert`: a text model's folder in the format of `transformers`, vLLM and SGLang <-> a solfa checkpoint.
 
-Weights keep their values and types, bit by bit, and tokenizer files are carried along; weights in blocks of float8, as
-MiMo-V2-Flash is released, become bfloat16.  Which tensors and settings correspond is said in `solfa.omni.families`.
+Weights keep their values and types, bit by bit, and tokenizer files are copied; weights in blocks of float8, as MiMo-V2-Flash
+is released, become bfloat16.  `solfa.omni.convert.families` has the tables of corresponding tensors and settings.
 """
 
 import dataclasses
@@ -29,17 +29,17 @@ from solfa.omni.model.text_model import KIND, TextConfig, TextModel
 
 FAMILIES = {"mimo_v2_flash": MIMO, "gpt_oss": GPT_OSS, "gemma3_text": GEMMA3}
 SHARD_BYTES = 4 << 30
-CARRIED = (
+COPIED_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
 SCALE = "_scale_inv"  # after the name of a float8 weight: its scales, block by block
 MTP_FILE = "model_mtp.safetensors"  # which the index may not list
-PASSED_OVER = re.compile(r"rotary_emb\.")  # of their checkpoints: these tables are computed
+IGNORED = re.compile(r"rotary_emb\.")  # tensors that need not be read: these tables are computed
 
 
 def family_of(config: TextConfig) -> str:
-    """The family of which a model of ours may be a member; its `write` says whether it is one."""
+    """The name of the only family that a configuration may fit; the family's `write` raises a UserError where it does not."""
     d = config.decoder
     if d.post_norms:
         return "gemma3_text"
@@ -49,7 +49,9 @@ def family_of(config: TextConfig) -> str:
 class Weights:
     """The tensors of a folder by name, read one at a time from model.safetensors or the shards that an index lists.
 
-    blocks: the size of the blocks of float8 weights that share a scale.
+    blocks: (rows, columns) of the blocks of float8 weights that share a scale.
+
+    Raises: UserError for files that are missing, damaged, or no safetensors.
     """
 
     def __init__(self, folder: Path, blocks: tuple[int, int] = (128, 128)):
@@ -86,7 +88,10 @@ class Weights:
 
 
 def import_model(source: Path, out: Path) -> str:
-    """Read a `transformers` folder and write one of ours; -> what was done, in words."""
+    """Read a `transformers` folder and write a solfa checkpoint.  -> a sentence for the user.
+
+    Raises: UserError for a family, settings or tensors that are not supported.
+    """
     path = source / "config.json"
     values = _read_json(path)
     name = values.get("model_type")
@@ -106,29 +111,34 @@ def import_model(source: Path, out: Path) -> str:
     except (ValueError, TypeError) as e:
         raise UserError(f"{path} does not make a model: {e}") from None
     weights = Weights(source, tuple(packing["weight_block_size"]))
-    if name == "mimo_v2_flash":  # of which its config.json says nothing
+    if name == "mimo_v2_flash":  # not in its config.json
         config = dataclasses.replace(
             config, mtp=sum(key.startswith(MIMO_MTP) and key.endswith(".eh_proj.weight") for key in weights.place)
         )
     rules = list(family.rules(config))
-    known = {key for rule in rules for key in rule.theirs} | ({"lm_head.weight"} if config.tied else set())
-    known |= {key + SCALE for key in known}
-    strange = sorted(key for key in weights.place.keys() - known if not PASSED_OVER.search(key))
-    if strange:
-        raise UserError(f"{source} has {len(strange)} tensors that {name} does not have here, first {strange[0]!r}")
+    expected = {key for rule in rules for key in rule.theirs} | ({"lm_head.weight"} if config.tied else set())
+    expected |= {key + SCALE for key in expected}
+    unexpected = sorted(key for key in weights.place.keys() - expected if not IGNORED.search(key))
+    if unexpected:
+        raise UserError(
+            f"{source} has {len(unexpected)} tensors that {name} does not have here, first {unexpected[0]!r}"
+        )
     tensors = {rule.ours: rule.join([weights[key] for key in rule.theirs]) for rule in rules}
     with torch.device("meta"):
-        wanted = TextModel(config).state_dict()
-    wrong = [key for key, value in tensors.items() if value.shape != wanted[key].shape]
-    if wrong:
-        shapes = f"{tuple(tensors[wrong[0]].shape)} instead of {tuple(wanted[wrong[0]].shape)}"
-        raise UserError(f"the weights in {source} do not fit its config.json: {wrong[0]!r} would be {shapes}")
+        shapes = {key: tensor.shape for key, tensor in TextModel(config).state_dict().items()}
+    wrong = next((key for key, value in tensors.items() if value.shape != shapes[key]), None)
+    if wrong is not None:
+        found = f"{tuple(tensors[wrong].shape)} instead of {tuple(shapes[wrong])}"
+        raise UserError(f"the weights in {source} do not fit its config.json: {wrong!r} would be {found}")
     checkpoints.save(out, KIND, dataclasses.asdict(config), tensors, dtype=None)
     return f"{name} as a solfa checkpoint"
 
 
 def export_model(source: Path, out: Path) -> str:
-    """Read a folder of ours and write one of the `transformers` family that it fits; -> what was done, in words."""
+    """Read a solfa checkpoint and write it as the `transformers` family that it fits.  -> a sentence for the user.
+
+    Raises: UserError for a configuration that fits no family.
+    """
     config = recipe.build(TextConfig, checkpoints.read_config(source, KIND), str(source / "config.json"))
     name = family_of(config)
     family, weights = FAMILIES[name], Weights(source)
@@ -143,11 +153,11 @@ def export_model(source: Path, out: Path) -> str:
                 save_file(shards.pop(), out / f"{len(sizes)}", {"format": "pt"})
                 shards.append({})
                 sizes.append(0)
-            # a copy, for parts of a tensor share its memory, which safetensors refuses
+            # a copy: parts of one tensor share its memory, which safetensors does not save
             shards[-1][key] = tensor.clone(memory_format=torch.contiguous_format)
             sizes[-1] += tensor.nbytes
             index[key] = len(sizes)
-    if config.tied:  # for readers that take the head from the file whatever config.json says
+    if config.tied:  # for readers that expect a head in the file even where it is tied
         shards[-1]["lm_head.weight"] = weights["embed.weight"]
         sizes[-1] += shards[-1]["lm_head.weight"].nbytes
         index["lm_head.weight"] = len(sizes)
@@ -156,15 +166,19 @@ def export_model(source: Path, out: Path) -> str:
     if len(sizes) == 1:
         names = {1: "model.safetensors"}
     else:
-        listed = {"metadata": {"total_size": sum(sizes)}, "weight_map": {key: names[i] for key, i in index.items()}}
-        (out / "model.safetensors.index.json").write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+        index_json = {"metadata": {"total_size": sum(sizes)}, "weight_map": {key: names[i] for key, i in index.items()}}
+        (out / "model.safetensors.index.json").write_text(json.dumps(index_json, indent=2) + "\n", encoding="utf-8")
     for i, file in names.items():
         (out / f"{i}").rename(out / file)
-        (out / file).chmod(0o644)  # safetensors writes for the owner alone
+        (out / file).chmod(0o644)  # safetensors makes files that only the owner can read
     (out / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    left = sorted(weights.place.keys() - {rule.ours for rule in family.rules(config)})
-    also = [f"{name} has no place for {len(left)} tensors, which are left out, first {left[0]!r}"] if left else []
-    for sentence in family.warn(config) + also:
+    left_out = sorted(weights.place.keys() - {rule.ours for rule in family.rules(config)})
+    notes = (
+        [f"{name} has no place for {len(left_out)} tensors, which are left out, first {left_out[0]!r}"]
+        if left_out
+        else []
+    )
+    for sentence in family.warn(config) + notes:
         print(f"solfa: {sentence}", file=sys.stderr)
     return f"a solfa checkpoint as {name}"
 
@@ -175,22 +189,22 @@ def convert(
 ) -> None:
     """Turn a text model of `transformers` (mimo_v2_flash, gpt_oss, gemma3_text) into a solfa checkpoint, or one back.
 
-    Which way is seen from config.json.  A solfa checkpoint becomes a folder that transformers, vLLM and SGLang load, if its
-    design is one of theirs.
+    The direction follows from config.json.  A solfa checkpoint becomes a folder that transformers, vLLM and SGLang load, if
+    it fits one of these families.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; give the name of a new folder")
     values = _read_json(source / "config.json")
-    turn = export_model if "format_version" in values else import_model
-    if turn is import_model and "model_type" not in values:
+    convert_folder = export_model if "format_version" in values else import_model
+    if convert_folder is import_model and "model_type" not in values:
         raise UserError(
             f"{source / 'config.json'} is neither of transformers (no model_type) nor of solfa (no format_version)"
         )
-    made = make_folder(out.parent)
+    new_folders = make_folder(out.parent)
     aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=ASIDE))
     try:
-        done = turn(source, aside)
-        for name in CARRIED:
+        sentence = convert_folder(source, aside)
+        for name in COPIED_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, aside / name)
         aside.chmod(0o755)
@@ -199,9 +213,9 @@ def convert(
         aside.rename(out)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
-        remove_folders(made)
+        remove_folders(new_folders)
         raise
-    print(f"{out}: {done}, {sum(f.stat().st_size for f in out.glob('*.safetensors')) / 1e6:.1f} MB of weights")
+    print(f"{out}: {sentence}, {sum(f.stat().st_size for f in out.glob('*.safetensors')) / 1e6:.1f} MB of weights")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("full_layers",) if self.moe is None else ("full_layers", "dense_layers"):
-            if not set(getattr(self, name)) <= set(range(self.layers)):
+            if not all(0 <= layer < self.layers for layer in getattr(self, name)):
                 raise ValueError(f"{name} {getattr(self, name)} are not all within 0..{self.layers - 1}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")

@@ -1,7 +1,7 @@
-"""A design that `transformers` knows and `TextModel` holds: how its configuration and tensors correspond to ours.
+"""A model family of `transformers` that `TextModel` can represent: how its configuration and tensors correspond to ours.
 
-A family reads and writes the mapping of `config.json`, and lists `Rule`s, one for each of our tensors.  Pure functions, and
-those that several families share; files belong to `solfa.omni.convert.convert`.
+A family reads and writes the mapping of `config.json`, and lists `Rule`s, one for each of our tensors.  Here are the classes
+and the functions that several families share; `solfa.omni.convert.convert` reads and writes the files.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rule:
-    """Our tensor `ours` is `join` of their tensors `theirs`, and `split` is its inverse."""
+    """Our tensor named `ours` is `join` of the tensors named `theirs` in `transformers`; `split` is the inverse of `join`."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -31,9 +31,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Family:
-    """architecture: the class in `transformers`; read and write: configurations; rules: tensors of a configuration.
+    """One family.
 
-    warn: sentences on readers of a configuration written here that would not compute what we do.
+    architecture: the class in `transformers`.
+    read, write: their config.json -> our configuration, and back; both raise a UserError for what is not supported.
+    rules: the tensors of a configuration.
+    warn: sentences for the user about programs that would compute something else from a configuration written here.
     """
 
     architecture: str
@@ -43,19 +46,20 @@ class Family:
     warn: Callable[[TextConfig], list[str]] = lambda config: []
 
 
-def demand(family: str, facts: dict[str, bool]) -> None:
-    """Raise a UserError with the first statement that is not so."""
+def require(family: str, facts: dict[str, bool]) -> None:
+    """facts: statement -> whether it holds.  Raises: UserError with the first statement that does not."""
     for statement, holds in facts.items():
         if not holds:
             raise UserError(f"this does not fit {family}: {statement}")
 
 
 def joined_rows(*sizes: int) -> dict[str, Callable]:
+    """`join` and `split` of a `Rule` that stacks matrices of so many rows."""
     return {"join": torch.cat, "split": lambda whole: list(whole.split(sizes))}
 
 
 def common_rules(config: TextConfig, ffn_norm: str) -> Iterator[Rule]:
-    """What all families name alike: embeddings, norms, attention but for sinks."""
+    """Tensors with the same names in all families: embeddings, norms, attention without sinks."""
     yield Rule("embed.weight", ("model.embed_tokens.weight",))
     yield Rule("decoder.norm.weight", ("model.norm.weight",))
     if not config.tied:
@@ -65,7 +69,7 @@ def common_rules(config: TextConfig, ffn_norm: str) -> Iterator[Rule]:
 
 
 def layer_rules(c: AttentionConfig, ours: str, theirs: str, ffn_norm: str) -> Iterator[Rule]:
-    """Norms and attention of a layer, but for sinks."""
+    """Norms and attention of a layer, without sinks; `ours` and `theirs` are the prefixes of its tensors."""
     yield Rule(f"{ours}.attention_norm.weight", (f"{theirs}.input_layernorm.weight",))
     yield Rule(f"{ours}.ffn_norm.weight", (f"{theirs}.{ffn_norm}.weight",))
     sizes = (c.heads * c.qk_dim, c.kv_heads * c.qk_dim, c.kv_heads * c.v_dim)
@@ -77,21 +81,25 @@ def layer_rules(c: AttentionConfig, ours: str, theirs: str, ffn_norm: str) -> It
 
 
 def dense_rules(ours: str, theirs: str, width: int) -> Iterator[Rule]:
+    """The dense feed-forward network of a layer; `width` is its hidden size."""
     names = (f"{theirs}.mlp.gate_proj.weight", f"{theirs}.mlp.up_proj.weight")
     yield Rule(f"{ours}.ffn.gate_up.weight", names, **joined_rows(width, width))
     yield Rule(f"{ours}.ffn.down.weight", (f"{theirs}.mlp.down_proj.weight",))
 
 
 def read_pattern(c: Values, full: tuple[int, ...]) -> tuple[int, ...]:
+    """Indices of the full-attention layers: those of `layer_types`, or the default `full`."""
     types = c.get("layer_types")
     return full if types is None else tuple(i for i, t in enumerate(types) if t == "full_attention")
 
 
 def layer_types(d: DecoderConfig) -> list[str]:
+    """`layer_types` of config.json."""
     return ["full_attention" if i in d.full_layers else "sliding_attention" for i in range(d.layers)]
 
 
 def text_config(c: Values, decoder: DecoderConfig, tied: bool, embed_scale: float = 1.0) -> TextConfig:
+    """A `TextConfig` from the settings that all families name alike; `tied` is the family's default."""
     eos = c.get("eos_token_id")
     return TextConfig(
         c["vocab_size"], decoder, c.get("tie_word_embeddings", tied), embed_scale, c.get("max_position_embeddings", 32_768),
@@ -100,6 +108,7 @@ def text_config(c: Values, decoder: DecoderConfig, tied: bool, embed_scale: floa
 
 
 def shared_values(config: TextConfig) -> Values:
+    """The settings of config.json that all families name alike."""
     d = config.decoder
     return {
         "vocab_size": config.vocab_size,
@@ -121,7 +130,10 @@ def shared_values(config: TextConfig) -> Values:
 
 
 def read_rope(family: str, rope: Values, head_dim: int, part: float = 1.0) -> Values:
-    """Their rope parameters of one layer type -> our settings."""
+    """Their rope parameters of one layer type -> fields of our `AttentionConfig`.
+
+    part: the default share of the head that is rotated.  Raises: UserError for a rope type that is not supported.
+    """
     kind = rope.get("rope_type", rope.get("type", "default"))
     ours = {
         "rotary_dim": int(head_dim * rope.get("partial_rotary_factor", part)),
@@ -130,16 +142,17 @@ def read_rope(family: str, rope: Values, head_dim: int, part: float = 1.0) -> Va
     if kind == "linear":
         return ours | {"rotary_factor": float(rope["factor"])}
     if kind == "yarn":
-        size = rope.get("attention_factor") or rope.get("mscale")
-        demand(family, {"only YaRN's own size of queries and keys is known here": not size})
+        factor = rope.get("attention_factor") or rope.get("mscale")
+        require(family, {"YaRN is supported only with its own factor of queries and keys": not factor})
         trained = rope["original_max_position_embeddings"]
         fast, slow = float(rope.get("beta_fast") or 32), float(rope.get("beta_slow") or 1)
         return ours | {"yarn": Yarn(float(rope["factor"]), trained, fast, slow, rope.get("truncate", True))}
-    demand(family, {f"rope_type {kind!r} is not known here, only default, linear and yarn": kind == "default"})
+    require(family, {f"rope_type {kind!r} is not supported, only default, linear and yarn": kind == "default"})
     return ours
 
 
 def write_rope(a: AttentionConfig, partial: bool = False) -> Values:
+    """Our settings -> their rope parameters of one layer type, with the rotated share of the head if `partial`."""
     rope: Values = {"rope_type": "default", "rope_theta": a.rotary_base}
     if partial:
         rope["partial_rotary_factor"] = rotary_share(a)
@@ -153,7 +166,7 @@ def write_rope(a: AttentionConfig, partial: bool = False) -> Values:
 
 
 def rotary_share(a: AttentionConfig) -> float:
-    """The share of the head that is turned, of which a reader's int(share * qk_dim) is `rotary_dim` again."""
+    """The rotated share of the head, such that int(share * qk_dim) is `rotary_dim` again."""
     share = a.rotary_dim / a.qk_dim
     return share if int(share * a.qk_dim) == a.rotary_dim else (a.rotary_dim + 0.5) / a.qk_dim
 
@@ -161,13 +174,13 @@ def rotary_share(a: AttentionConfig) -> float:
 PLAIN = AttentionConfig()
 
 
-def demand_attention(family: str, d: DecoderConfig, *may_differ: str, **fixed: Any) -> None:
-    """Both layer types must have these settings, and be alike but for `may_differ` and the window."""
+def require_attention(family: str, d: DecoderConfig, *may_differ: str, **fixed: Any) -> None:
+    """Raise a UserError unless both layer types have the `fixed` settings, and differ in `may_differ` and the window only."""
     for name, value in fixed.items():
         for kind, a in (("full", d.full), ("sliding", d.sliding)):
-            demand(family, {f"{kind}.{name} must be {value!r}, not {getattr(a, name)!r}": getattr(a, name) == value})
+            require(family, {f"{kind}.{name} must be {value!r}, not {getattr(a, name)!r}": getattr(a, name) == value})
     alike = {name: getattr(d.full, name) for name in may_differ} | {"window": d.full.window}
-    demand(family, {
+    require(family, {
         "full.window must be None": d.full.window is None,
         "sliding.window must be set": d.sliding.window is not None,
         f"full and sliding attention must be alike but for {', '.join(('window', *may_differ))}": replace(d.sliding, **alike) == d.full,

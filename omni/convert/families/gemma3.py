@@ -7,11 +7,11 @@ from solfa.omni.convert.families.family import (
     Rule,
     Values,
     common_rules,
-    demand,
-    demand_attention,
     dense_rules,
     read_pattern,
     read_rope,
+    require,
+    require_attention,
     shared_values,
     text_config,
     write_rope,
@@ -22,12 +22,12 @@ from solfa.omni.model.text_model import TextConfig
 
 def _read(c: Values) -> TextConfig:
     family, head_dim, layers = "gemma3_text", c["head_dim"], c["num_hidden_layers"]
-    demand(family, {
+    require(family, {
         f"activation {c.get('hidden_activation')!r} is not gelu_pytorch_tanh":
             c.get("hidden_activation", "gelu_pytorch_tanh") == "gelu_pytorch_tanh",
-        "logits with a soft cap are not known here":
+        "logits with a soft cap are not supported":
             c.get("attn_logit_softcapping") is None and c.get("final_logit_softcapping") is None,
-        "bidirectional attention is not known here": not c.get("use_bidirectional_attention"),
+        "bidirectional attention is not supported": not c.get("use_bidirectional_attention"),
     })  # fmt: skip
     ropes = c.get("rope_parameters") or {
         "full_attention": {"rope_theta": c.get("rope_theta", 1e6)} | (c.get("rope_scaling") or {}),
@@ -53,9 +53,9 @@ def _write(config: TextConfig) -> Values:
     d, family = config.decoder, "gemma3_text"
     f = d.full
     fixed = {"sink": False, "qk_norm": True, "value_scale": 1.0, "v_dim": f.qk_dim, "rotary_dim": f.qk_dim}
-    demand_attention(family, d, "rotary_base", "rotary_factor", "yarn", **fixed, out_bias=f.qkv_bias)
+    require_attention(family, d, "rotary_base", "rotary_factor", "yarn", **fixed, out_bias=f.qkv_bias)
     scalar = round((f.qk_dim**-0.5 if f.scale is None else f.scale) ** -2)
-    demand(family, {
+    require(family, {
         "the activation must be gelu_tanh": d.activation == "gelu_tanh",
         "norms must be centred": d.centred_norms,
         "it has no experts": d.moe is None,

@@ -11,10 +11,10 @@ from solfa.omni.convert.families.family import (
     Rule,
     Values,
     common_rules,
-    demand,
-    demand_attention,
     read_pattern,
     read_rope,
+    require,
+    require_attention,
     shared_values,
     text_config,
     write_rope,
@@ -27,7 +27,7 @@ from solfa.omni.model.text_model import TextConfig
 def _read(c: Values) -> TextConfig:
     family, head_dim = "gpt_oss", c["head_dim"]
     limits = (c.get("swiglu_alpha", 1.702), c.get("swiglu_limit", 7.0))
-    demand(family, {f"swiglu_alpha and swiglu_limit {limits} are not 1.702 and 7": limits == (1.702, 7.0)})
+    require(family, {f"swiglu_alpha and swiglu_limit {limits} are not 1.702 and 7": limits == (1.702, 7.0)})
     rope = c.get("rope_parameters") or {"rope_theta": c["rope_theta"]} | (c.get("rope_scaling") or {})
     full = AttentionConfig(
         heads=c["num_attention_heads"], kv_heads=c["num_key_value_heads"], qk_dim=head_dim, v_dim=head_dim, sink=True,
@@ -47,8 +47,8 @@ def _write(config: TextConfig) -> Values:
     f, moe = d.full, d.moe
     assert moe is not None
     fixed = {"sink": True, "qk_norm": False, "value_scale": 1.0, "scale": None}
-    demand_attention(family, d, **fixed, v_dim=f.qk_dim, rotary_dim=f.qk_dim, out_bias=f.qkv_bias)
-    demand(family, {
+    require_attention(family, d, **fixed, v_dim=f.qk_dim, rotary_dim=f.qk_dim, out_bias=f.qkv_bias)
+    require(family, {
         "the activation must be clamped": d.activation == "clamped",
         "norms must be plain": not d.centred_norms,
         "all layers must have experts": not d.dense_layers,
@@ -72,14 +72,14 @@ def _rules(config: TextConfig) -> Iterator[Rule]:
     moe = config.decoder.moe
     assert moe is not None
 
-    def unweave(parts: list[Tensor]) -> Tensor:  # gate and up take turns there, and lie side by side here
+    def deinterleave(parts: list[Tensor]) -> Tensor:  # gate and up are interleaved there, and side by side here
         return torch.cat([parts[0][..., ::2], parts[0][..., 1::2]], dim=-1)
 
-    def weave(whole: Tensor) -> list[Tensor]:
+    def interleave(whole: Tensor) -> list[Tensor]:
         return [torch.stack(whole.chunk(2, dim=-1), dim=-1).flatten(-2)]
 
     def no_balance(whole: Tensor) -> list[Tensor]:
-        demand("gpt_oss", {"the balance of its experts must be zero": not whole.any()})
+        require("gpt_oss", {"the balance of its experts must be zero": not whole.any()})
         return []
 
     for i in range(config.decoder.layers):
@@ -89,9 +89,12 @@ def _rules(config: TextConfig) -> Iterator[Rule]:
             yield Rule(f"{ours}.router.{kind}", (f"{theirs}.router.{kind}",))
         yield Rule(f"{ours}.balance", (), lambda _: torch.zeros(moe.experts), no_balance)
         yield Rule(
-            f"{ours}.gate_up", (f"{theirs}.experts.gate_up_proj",), lambda p: unweave(p).mT, lambda w: weave(w.mT)
+            f"{ours}.gate_up",
+            (f"{theirs}.experts.gate_up_proj",),
+            lambda p: deinterleave(p).mT,
+            lambda w: interleave(w.mT),
         )
-        yield Rule(f"{ours}.gate_up_bias", (f"{theirs}.experts.gate_up_proj_bias",), unweave, weave)
+        yield Rule(f"{ours}.gate_up_bias", (f"{theirs}.experts.gate_up_proj_bias",), deinterleave, interleave)
         yield Rule(f"{ours}.down", (f"{theirs}.experts.down_proj",), lambda p: p[0].mT, lambda w: [w.mT])
         yield Rule(f"{ours}.down_bias", (f"{theirs}.experts.down_proj_bias",))
 

@@ -15,12 +15,12 @@ from solfa.omni.convert.families.family import (
     Rule,
     Values,
     common_rules,
-    demand,
-    demand_attention,
     dense_rules,
     layer_rules,
     read_pattern,
     read_rope,
+    require,
+    require_attention,
     rotary_share,
     shared_values,
     text_config,
@@ -35,11 +35,11 @@ MIMO_MTP = "model.mtp.layers"
 
 def _read(c: Values) -> TextConfig:
     family, layers, heads = "mimo_v2_flash", c["num_hidden_layers"], c["num_attention_heads"]
-    demand(family, {
+    require(family, {
         f"activation {c.get('hidden_act')!r} is not silu": c.get("hidden_act", "silu") == "silu",
-        "shared experts are not known here": not c.get("n_shared_experts"),
-        "only sigmoid routers are known here": c.get("scoring_func", "sigmoid") == "sigmoid",
-        "sinks on full layers are not known to all its readers": not c.get("add_full_attention_sink_bias"),
+        "shared experts are not supported": not c.get("n_shared_experts"),
+        "only sigmoid routers are supported": c.get("scoring_func", "sigmoid") == "sigmoid",
+        "sinks on full layers are not supported by all programs that read it": not c.get("add_full_attention_sink_bias"),
     })  # fmt: skip
     released = c.get("hybrid_layer_pattern")
     full_layers = hybrid_pattern(layers, 6) if released is None else tuple(i for i, x in enumerate(released) if x == 0)
@@ -59,7 +59,7 @@ def _read(c: Values) -> TextConfig:
         "sliding_attention": {"rope_theta": c.get("swa_rope_theta", 1e4)},
     }
     part, scale = c.get("partial_rotary_factor", 0.334), c.get("attention_value_scale")
-    # the release counts the steps before a query's own, `transformers` counts that as well
+    # the release does not count the query's own step, `transformers` does
     window = c["sliding_window_size"] + 1 if c.get("sliding_window_size") is not None else c["sliding_window"]
 
     def attention(kind: str, head_dim: int, **settings: Any) -> AttentionConfig:
@@ -93,8 +93,8 @@ def _write(config: TextConfig) -> Values:
     f, s, moe = d.full, d.sliding, d.moe or MoEConfig()
     plain = ("scale", "qk_norm", "out_bias")
     own = ("heads", "kv_heads", "qk_dim", "v_dim", "rotary_dim", "rotary_base", "rotary_factor", "yarn", "sink")
-    demand_attention(family, d, *own, **{name: getattr(PLAIN, name) for name in plain})
-    demand(family, {
+    require_attention(family, d, *own, **{name: getattr(PLAIN, name) for name in plain})
+    require(family, {
         "the activation must be silu": d.activation == "silu",
         "norms must be plain": not d.post_norms and not d.centred_norms,
         "sliding layers must have sinks and full ones none": s.sink and not f.sink,
@@ -118,7 +118,7 @@ def _write(config: TextConfig) -> Values:
         "topk_group": moe.top_groups,
         "norm_topk_prob": moe.normalise,
         "routed_scaling_factor": moe.scale,
-        # what follows is the release's dialect
+        # from here on: the names of the release
         "scoring_func": "sigmoid",
         "topk_method": "noaux_tc",
         "n_shared_experts": None,
@@ -147,11 +147,11 @@ def _warn(config: TextConfig) -> list[str]:
         "the key-value heads; vLLM and SGLang can": (s.heads, s.kv_heads, s.qk_dim, s.v_dim)
         != (f.heads, 2 * f.kv_heads, f.qk_dim, f.v_dim),
         f"vLLM and SGLang take the experts' scale as 1, and here it is {scale}": scale != 1.0,
-        "vLLM and SGLang turn the same share of the head in both layer types, and here the shares differ": rotary_share(
+        "vLLM and SGLang rotate the same share of the head in both layer types, and here the shares differ": rotary_share(
             f
         )
         != rotary_share(s),
-        "vLLM and SGLang know plain rotary embedding only, and here it is stretched": stretched,
+        "vLLM and SGLang support plain rotary embedding only, and here it is stretched": stretched,
     }
     return [sentence for sentence, holds in facts.items() if holds]
 
@@ -177,7 +177,7 @@ def _rules(config: TextConfig) -> Iterator[Rule]:
             lambda whole: list(whole.unflatten(1, (2, -1)).flatten(0, 1)),
         )
         yield Rule(f"{ours}.ffn.down", tuple(f"{e}.down_proj.weight" for e in experts), torch.stack, list)
-    for k in range(config.mtp):  # as in the file model_mtp.safetensors of their release, which transformers passes over
+    for k in range(config.mtp):  # as in the file model_mtp.safetensors of their release, which transformers ignores
         ours, theirs = f"mtp.{k}", f"{MIMO_MTP}.{k}"
         names = {"input_norm": "enorm", "state_norm": "hnorm", "join": "eh_proj", "decoder.norm": "final_layernorm"}
         for own, other in names.items():

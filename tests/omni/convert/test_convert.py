@@ -140,7 +140,7 @@ def drop_tensor(folder: Path) -> None:
     (edit(vocab_size="gone"), "has no vocab_size"),
     (edit(num_attention_heads=7), "7 heads cannot share"),
     (edit(rope_parameters={"full_attention": {"rope_type": "longrope", "rope_theta": 1e4}, "sliding_attention": {"rope_theta": 1e4}}),
-     "'longrope' is not known"),
+     "'longrope' is not supported"),
     (edit(intermediate_size=96), "do not fit its config.json: 'decoder.layers.0.ffn"),
     (add_tensor, "1 tensors that mimo_v2_flash does not have here"),
     (drop_tensor, "has no tensor 'model.norm.weight'"),

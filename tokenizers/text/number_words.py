@@ -1,72 +1,52 @@
 """Numbers as English words: cardinals, ordinals, years, decimals, digit strings.
 
 American style without "and" ("one hundred five"), because that is how Flite reads and so how the training speech sounds.
+The words themselves come from num2words; money and codes are ours, since num2words reads 0.5 dollars as "zero dollars, fifty
+cents" and has no digit strings.
 """
 
-SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
-SCALES = ("", "thousand", "million", "billion", "trillion", "quadrillion")
-LARGEST = 10 ** (3 * len(SCALES)) - 1
-IRREGULAR_ORDINALS = {
-    "one": "first",
-    "two": "second",
-    "three": "third",
-    "five": "fifth",
-    "eight": "eighth",
-    "nine": "ninth",
-    "twelve": "twelfth",
-}
+from functools import lru_cache
+
+DIGITS = "zero one two three four five six seven eight nine".split()
+LARGEST = 10**18 - 1  # beyond it a number is read digit by digit
+LONGEST = 15  # digits; a longer string is a code
+
+
+@lru_cache(8192)
+def _words(n: int, kind: str) -> str:
+    from num2words import num2words  # takes 30 ms to import; only a text with numbers needs it
+
+    return num2words(n, to=kind).replace(",", "").replace("-", " ").replace(" and ", " ")
 
 
 def cardinal(n: int) -> str:
     """17005 -> 'seventeen thousand five'; beyond the quadrillions digit by digit."""
-    if n < 0:
-        return f"minus {cardinal(-n)}"
-    if n > LARGEST:
-        return digits(str(n))
-    if n < 20:
-        return SMALL[n]
-    if n < 100:
-        return TENS[n // 10] + (f" {SMALL[n % 10]}" if n % 10 else "")
-    if n < 1000:
-        return f"{SMALL[n // 100]} hundred" + (f" {cardinal(n % 100)}" if n % 100 else "")
-    groups = []
-    for scale in SCALES:
-        n, part = divmod(n, 1000)
-        if part:
-            groups.append(f"{cardinal(part)} {scale}".strip())
-    return " ".join(reversed(groups))
-
-
-def ordinal_word(word: str) -> str:
-    """The last word of a cardinal made ordinal: 'three' -> 'third', 'twenty' -> 'twentieth'."""
-    if word in IRREGULAR_ORDINALS:
-        return IRREGULAR_ORDINALS[word]
-    return f"{word[:-1]}ieth" if word.endswith("y") else f"{word}th"
+    if abs(n) > LARGEST:
+        return ("minus " if n < 0 else "") + digits(str(abs(n)))
+    return _words(n, "cardinal")
 
 
 def ordinal(n: int) -> str:
-    """21 -> 'twenty first'."""
-    head, _, last = cardinal(n).rpartition(" ")
-    return f"{head} {ordinal_word(last)}".strip()
+    """21 -> 'twenty first'; beyond the quadrillions digit by digit."""
+    return _words(n, "ordinal") if n <= LARGEST else digits(str(n))
 
 
 def year(n: int) -> str:
     """1905 -> 'nineteen oh five', 2005 -> 'two thousand five', 2024 -> 'twenty twenty four'."""
-    century, rest = divmod(n, 100)
-    if not 1000 < n < 10_000 or century % 10 == 0 and rest < 10:
-        return cardinal(n)
-    if rest == 0:
-        return f"{cardinal(century)} hundred"
-    return f"{cardinal(century)} {'oh ' if rest < 10 else ''}{cardinal(rest)}"
+    return _words(n, "year") if 1000 < n < 10_000 else cardinal(n)
 
 
-def digits(text: str) -> str:
-    """'007' -> 'zero zero seven'; every other character is skipped."""
-    return " ".join(SMALL[int(c)] for c in text if c in "0123456789")
+def digits(text: str, zero: str = "zero") -> str:
+    """'007' -> 'zero zero seven'; every other character is skipped.  `zero`: the word for 0, "oh" in a ZIP code."""
+    return " ".join(DIGITS[int(c)] if c != "0" else zero for c in text if c in "0123456789")
+
+
+def pairs(text: str) -> str:
+    """Three or four digits as rooms, flights and houses are read: '237' -> 'two thirty seven', '1080' -> 'ten eighty'."""
+    if len(text) not in (3, 4) or text[0] == "0" or text[1:] == "000":
+        return number(text)
+    head, rest = cardinal(int(text[:-2])), int(text[-2:])
+    return f"{head} hundred" if rest == 0 else f"{head} {'oh ' if rest < 10 else ''}{cardinal(rest)}"
 
 
 def decimal(text: str) -> str:
@@ -78,7 +58,7 @@ def decimal(text: str) -> str:
 
 def number(text: str) -> str:
     """A digit string as a quantity, or digit by digit where it is a code (leading zero, over 15 digits)."""
-    if len(text) > 1 and text[0] == "0" or int(text) > LARGEST:
+    if len(text) > 1 and text[0] == "0" or len(text) > LONGEST:
         return digits(text)
     return cardinal(int(text))
 
@@ -90,8 +70,10 @@ def plural(words: str) -> str:
         last = {"foot": "feet", "inch": "inches"}[last]
     elif last.endswith("y") and last[-2] not in "aeiou":
         last = f"{last[:-1]}ies"
+    elif last.endswith("hertz") or last in ("celsius", "fahrenheit"):
+        pass
     elif last.endswith(("s", "x", "ch", "sh")):
         last += "es"
-    elif last not in ("hertz", "celsius", "fahrenheit"):
+    else:
         last += "s"
     return f"{head} {last}".strip()

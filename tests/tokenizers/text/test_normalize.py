@@ -13,7 +13,7 @@ READINGS = {
     # numbers
     "1,234,567 people": "one million two hundred thirty four thousand five hundred sixty seven people",
     "3.14 and .5 and 0.25": "three point one four and point five and zero point two five",
-    "3/4 of 10½": "three quarters of ten and one half",
+    "3/4 of 10½": "three quarters of ten and a half",
     "1st 2nd 3rd 11th 21st 101st": "first second third eleventh twenty first one hundred first",
     "agent 007": "agent zero zero seven",
     "10-20 people": "ten to twenty people",

@@ -12,10 +12,10 @@ import numpy as np
 import typer
 
 from solfa.core.errors import UserError
+from solfa.core.output import check_output
 from solfa.tokenizers.audio import play as loudspeaker
 from solfa.tokenizers.audio.audio_file import check_writable
 from solfa.tokenizers.text.tokenizer import TextTokenizer
-from solfa.tts.output import check_output
 from solfa.tts.synthesizer import SPEAKING, TTS, Speech, check_seed
 from solfa.tts.text_pieces import split_style
 
@@ -43,7 +43,7 @@ def say(
         bool, typer.Option("--show-text", help="Print what would be read, with its phones, and make no sound.")
     ] = False,
     checkpoint: Annotated[
-        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")
+        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder, or hf:owner/name.")
     ] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda...; a seed gives other bytes on another device.")

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from solfa.core.atomic import replacing
 from solfa.core.errors import UserError
+from solfa.core.output import check_output
 from solfa.core.progress import Progress
 from solfa.core.torchaudio_functional import functional
 from solfa.tokenizers.audio.audio_file import read_audio
@@ -21,7 +22,6 @@ from solfa.tokenizers.datasets.readers.corpus import read_corpus
 from solfa.tokenizers.text.tokenizer import VOWELS, TextTokenizer
 from solfa.tts.data.measure import measure_unlabelled
 from solfa.tts.evaluation.asr import Recognizer
-from solfa.tts.output import check_output
 from solfa.tts.synthesizer import TTS, Speech, check_seed
 
 GROUP = 4  # sentences that share a recognizer's vocabulary
@@ -182,7 +182,7 @@ def evaluate(
         typer.Argument(help="Manifest of human recordings with a text column, for comparison.", show_default=False),
     ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")
+        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder, or hf:owner/name.")
     ] = None,
     sentences: Annotated[int, typer.Option(min=1, help="Held-out sentences to speak in each voice.")] = 12,
     phrasings: Annotated[

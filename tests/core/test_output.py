@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from solfa.core.errors import UserError
-from solfa.tts.output import check_output
+from solfa.core.output import check_output
 
 
 def test_what_can_be_written_passes_and_leaves_nothing(tmp_path: Path) -> None:

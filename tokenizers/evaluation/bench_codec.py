@@ -1,12 +1,10 @@
 """`solfa bench codec`: speed and memory of our codec beside those of Mimi, EnCodec and DAC at their published sizes.
 
-Theirs have random weights, which are as fast as trained ones.  Each codec runs in processes of its own: one that is weighed, and
-one that is timed, in turns with the others, so that whatever else the machine does strikes all of them.
+Theirs have random weights, which are as fast as trained ones.  Each codec runs in two processes of its own: one measures its
+memory, and one its speed, in turns with the others', so that other load on the machine affects all of them alike.
 """
 
-import csv
 import ctypes
-import io
 import multiprocessing
 import statistics
 import sys
@@ -24,40 +22,45 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from solfa.core import device as devices
 from solfa.core.atomic import write_bytes
+from solfa.core.device import pick
 from solfa.core.errors import UserError
+from solfa.core.output import check_output
 from solfa.core.progress import track
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
-from solfa.tokenizers.audio.third_party import transformers_codecs as foreign
-from solfa.tokenizers.evaluation.evaluate_codec import check_file
+from solfa.tokenizers.audio.third_party.transformers_codecs import untrained
+from solfa.tokenizers.evaluation.evaluate_codec import csv_bytes
 
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A codec by what it is made from: a checkpoint, or a kind of `foreign.FAMILIES` and its configuration."""
+class BenchedCodec:
+    """How to build a codec: from a checkpoint, or untrained from a kind of `third_party` and its configuration.
+
+    name: of the checkpoint (None: the bundled default), or of the row; books: to code with, None: `Codec.lm_books`.
+    """
 
     name: str | None
     kind: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
-    books: int | None = None  # None: as many as language models speak
+    books: int | None = None
 
     def build(self) -> Codec:
+        """Raises: UserError for a checkpoint that cannot be loaded."""
         if self.kind is None:
             return AudioTokenizer.from_pretrained(self.name)
-        codec = foreign.untrained(self.kind, **self.config)
+        codec = untrained(self.kind, **self.config)
         codec.name = self.name or self.kind
         return codec
 
 
-OURS = Contestant(None)
+OURS = BenchedCodec(None)
 OTHERS = (
-    Contestant("Mimi", "mimi", books=8),  # 1.1 kbps, as in Moshi; the defaults are kyutai/mimi
-    Contestant("EnCodec 24 kHz", "encodec", books=8),  # 6 kbps; the defaults are facebook/encodec_24khz
-    Contestant(  # descript/dac_24khz
+    BenchedCodec("Mimi", "mimi", books=8),  # 1.1 kbps, as in Moshi; the defaults are kyutai/mimi
+    BenchedCodec("EnCodec 24 kHz", "encodec", books=8),  # 6 kbps; the defaults are facebook/encodec_24khz
+    BenchedCodec(  # descript/dac_24khz
         "DAC 24 kHz", "dac", {"sampling_rate": 24_000, "downsampling_ratios": [2, 4, 5, 8], "n_codebooks": 32}, books=32
     ),
 )
@@ -84,38 +87,36 @@ class Lap(NamedTuple):
     decode: float
 
 
-def race(
-    contestants: list[Contestant], device: torch.device, seconds: float, repeats: int, threads: int
+def measure(
+    codecs: list[BenchedCodec], device: torch.device, seconds: float, repeats: int, threads: int
 ) -> list[Figures]:
-    """Medians of `repeats` laps after one to warm up, in the order of the contestants.
+    """Medians of `repeats` laps after one to warm up, in the order of `codecs`.
 
-    Raises: UserError when one of them breaks down.
+    Raises: UserError when the process of one of them ends.
     """
     settings = device, seconds, threads
     try:
-        memory = [
-            start(weigh, contestant, *settings).recv() for contestant in track(contestants, f"memory on {device.type}")
-        ]
-        pipes = [start(run_laps, contestant, *settings) for contestant in contestants]
+        memory = [start(measure_memory, codec, *settings).recv() for codec in track(codecs, f"memory on {device.type}")]
+        pipes = [start(run_laps, codec, *settings) for codec in codecs]
         facts = [pipe.recv() for pipe in pipes]  # all are loaded before the first starts
-        laps: list[list[Lap]] = [[] for _ in contestants]
+        laps: list[list[Lap]] = [[] for _ in codecs]
         for lap in track(range(1 + repeats), f"laps on {device.type}"):
-            for pipe, own in zip(pipes, laps, strict=True):
+            for pipe, times in zip(pipes, laps, strict=True):
                 pipe.send(lap)
-                own.append(pipe.recv())
+                times.append(pipe.recv())
     except (EOFError, ConnectionError):
         raise UserError(
-            f"a codec broke down on {device.type}; what it said is above, and if it said nothing, memory ran out"
+            f"a codec failed on {device.type}; its error is above, and if there is none, memory ran out"
         ) from None
     figures = []
-    for (name, books, kbps, parameters), (_, *timed), most in zip(facts, laps, memory, strict=True):
+    for (name, books, kbps, parameters), (_, *timed), peak in zip(facts, laps, memory, strict=True):
         encode, decode = (seconds / statistics.median(times) for times in zip(*timed, strict=True))
-        figures.append(Figures(name, device.type, books, kbps, parameters, encode, decode, most))
+        figures.append(Figures(name, device.type, books, kbps, parameters, encode, decode, peak))
     return figures
 
 
 def start(target: Callable[..., None], *arguments: object) -> Connection:
-    """A new process, and the pipe that it was given first; it ends with the pipe."""
+    """Start a process, whose first argument is a pipe, and return the other end; the process ends when that is closed."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     context.Process(target=target, args=(there, *arguments), daemon=True).start()
@@ -123,48 +124,49 @@ def start(target: Callable[..., None], *arguments: object) -> Connection:
     return here
 
 
-def run_laps(pipe: Connection, contestant: Contestant, device: torch.device, seconds: float, threads: int) -> None:
-    """In a process of its own: build the codec, tell what it is, and run a timed lap for each word that comes through the pipe."""
-    codec, books, wav = prepare(contestant, device, seconds, threads)
+def run_laps(pipe: Connection, benched: BenchedCodec, device: torch.device, seconds: float, threads: int) -> None:
+    """In a process of its own: build the codec, send its name and sizes, and run a timed lap for each message from the pipe."""
+    codec, books, wav = prepare(benched, device, seconds, threads)
     pipe.send((codec.name, books, codec.bitrate(books) / 1000, sum(p.numel() for p in codec.parameters())))
     while True:
         try:
             pipe.recv()
         except EOFError:
             return
-        began = now(device)
+        start_time = now(device)
         codes = codec.encode(wav, codec.sample_rate, books=books)
         middle = now(device)
         codec.decode(codes)
-        pipe.send(Lap(middle - began, now(device) - middle))
+        pipe.send(Lap(middle - start_time, now(device) - middle))
 
 
-def weigh(pipe: Connection, contestant: Contestant, device: torch.device, seconds: float, threads: int) -> None:
+def measure_memory(pipe: Connection, benched: BenchedCodec, device: torch.device, seconds: float, threads: int) -> None:
     """In a process of its own: send the most bytes that encoding and decoding take beyond the loaded model."""
-    codec, books, wav = prepare(contestant, device, seconds, threads)
-    forget_peak(device)
-    before = peak(device)
+    codec, books, wav = prepare(benched, device, seconds, threads)
+    reset_peak_memory(device)
+    before = peak_memory(device)
     codec.decode(codec.encode(wav, codec.sample_rate, books=books))
-    pipe.send(peak(device) - before)
+    pipe.send(peak_memory(device) - before)
 
 
-def prepare(contestant: Contestant, device: torch.device, seconds: float, threads: int) -> tuple[Codec, int, Tensor]:
-    """-> the codec, its number of books, and noise (n,) to encode."""
+def prepare(benched: BenchedCodec, device: torch.device, seconds: float, threads: int) -> tuple[Codec, int, Tensor]:
+    """-> the codec on the device, its number of books, and noise float32 (n,) of so many seconds to encode."""
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # random weights may fade to numbers so small that CPUs stumble; trained ones do not
-    codec = contestant.build().to(device)
+    torch.set_flush_denormal(True)  # random weights may lead to denormal numbers, which are slow; trained ones do not
+    codec = benched.build().to(device)
     wav = 0.1 * torch.randn(round(seconds * codec.sample_rate), generator=torch.Generator().manual_seed(0))
-    return codec, contestant.books or codec.lm_books, wav
+    return codec, benched.books or codec.lm_books, wav
 
 
 def now(device: torch.device) -> float:
+    """Seconds, when all work on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def forget_peak(device: torch.device) -> None:
-    """Let `peak` count from now on, and count what is in use rather than what the allocator keeps for later."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` start from the memory now in use, without what the allocator has kept of freed memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
@@ -172,16 +174,16 @@ def forget_peak(device: torch.device) -> None:
         if hasattr(libc, "mallopt"):
             libc.mallopt(
                 M_MMAP_THRESHOLD, 1 << 16
-            )  # or fragments make the same run take 220 MiB once and 510 MiB another time
+            )  # without this, fragmentation makes equal runs differ (220 and 510 MiB)
             libc.malloc_trim(0)
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
-            pass  # some containers forbid it: then what loading took at most hides as much of the rest
+            pass  # forbidden in some containers: then only memory above the peak of loading is counted
 
 
-def peak(device: torch.device) -> int:
-    """The most bytes that this process has held."""
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has used since `reset_peak_memory`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     if sys.platform == "linux":  # getrusage would count the process that started this one
@@ -193,10 +195,10 @@ def peak(device: torch.device) -> int:
 
 
 def bench(
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the sound.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Length of the sound, 0.1 to 600.")] = 10.0,
     repeats: Annotated[int, typer.Option(min=1, help="Laps of each codec, of which the median counts.")] = 3,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each codec.", show_default="as torch chooses")
+        int | None, typer.Option(min=1, max=1024, help="CPU threads of each codec.", show_default="as torch chooses")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the CPU, and CUDA where there is one.")] = "auto",
     out: Annotated[
@@ -207,16 +209,18 @@ def bench(
 
     Example: solfa bench codec --threads 1
     """
+    if not 0.1 <= seconds <= 600:
+        raise UserError(f"--seconds {seconds:g} should lie in 0.1..600")
     if out is not None:
-        check_file(out)
-    contestants = [OURS, *OTHERS] if find_spec("transformers") else [OURS]
+        check_output(out)
+    codecs = [OURS, *OTHERS] if find_spec("transformers") else [OURS]
     chosen = (
         [torch.device("cpu"), torch.device("cuda")]
         if device == "auto" and torch.cuda.is_available()
-        else [devices.pick(device)]
+        else [pick(device)]
     )
     count = threads or torch.get_num_threads()
-    figures = [figure for d in chosen for figure in race(contestants, d, seconds, repeats, count)]
+    figures = [figure for d in chosen for figure in measure(codecs, d, seconds, repeats, count)]
     console = Console(width=max(110, Console().width))
     for d in chosen:
         title = (
@@ -224,24 +228,20 @@ def bench(
         )
         console.print(table([f for f in figures if f.device == d.type], title))
     print("x: seconds of audio in a second; (n x): ours is n times as fast; peak: memory beyond the loaded model.")
-    if len(contestants) == 1:
+    if len(codecs) == 1:
         print("left out: Mimi, EnCodec and DAC, which need transformers: run pip install '.[codecs]'")
     if out:
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(f.name for f in fields(Figures))
-        writer.writerows(astuple(f) for f in figures)
-        write_bytes(out, text.getvalue().encode())
+        write_bytes(out, csv_bytes([f.name for f in fields(Figures)], [astuple(f) for f in figures]))
 
 
 def table(figures: list[Figures], title: str) -> Table:
     """One row per codec; the first is ours."""
-    made = Table("codec", "books", "kbps", "parameters", "encode x", "", "decode x", "", "peak", title=title)
+    result = Table("codec", "books", "kbps", "parameters", "encode x", "", "decode x", "", "peak", title=title)
     ours = figures[0]
     for f in figures:
-        made.add_row(
+        result.add_row(
             f.codec, str(f.books), f"{f.kbps:.2f}", f"{f.parameters / 1e6:.1f}M",
             f"{f.encode:.1f}", f"({ours.encode / f.encode:.1f} x)", f"{f.decode:.1f}", f"({ours.decode / f.decode:.1f} x)",
             f"{f.memory / 2**20:.0f} MiB",
         )  # fmt: skip
-    return made
+    return result

@@ -5,8 +5,10 @@ Classical codecs can stand in the same table, measured on the same samples.
 
 import csv
 import io
+import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -18,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from solfa.core.atomic import make_folder, remove_folders, write_bytes
+from solfa.core.atomic import write_bytes
 from solfa.core.errors import UserError
-from solfa.core.progress import Progress
+from solfa.core.output import check_output
+from solfa.core.progress import track
 from solfa.tokenizers.audio.audio_file import read_audio
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
@@ -30,52 +33,57 @@ from solfa.tokenizers.evaluation.classical_codecs import Classical, parse_classi
 from solfa.tokenizers.evaluation.metrics import mel_distance, pesq_wb, si_sdr, stoi
 
 COLUMNS = ("kbps", "PESQ-WB", "STOI", "mel distance", "SI-SDR dB", "encode x", "decode x")
-MARGIN = 1.0  # seconds of codes past the part that is measured, which its sound may depend on
+DIGITS = (2, 2, 3, 3, 1, 0, 0)  # after the decimal point, by column
+SPEEDS = 5  # the column where speeds begin
+MARGIN = 1.0  # seconds of codes decoded beyond the part that is measured, whose sound may depend on them
+SHORTEST = 0.5  # seconds of a clip that can be measured
 Row = tuple[float, ...]  # in the order of `COLUMNS`
 
 
 class Sample(NamedTuple):
-    """reference: (n,) at the codec's rate; codes: int64 (books, frames) of it, or None when they are to be made."""
+    """reference: float32 (n,) at the codec's rate; codes: int64 (books, frames) of it, or None where they are to be made."""
 
     reference: np.ndarray
     codes: Tensor | None = None
 
 
 def measure(codec: Codec, sample: Sample, books: list[int]) -> list[Row]:
-    """-> a row for each number of books; speeds in seconds of audio per second, NaN for what was not done."""
-    reference, given = sample
+    """-> a row for each number of books; speeds in seconds of audio per second, NaN for encoding that was not done."""
+    reference, stored = sample
     rate = codec.sample_rate
     seconds = len(reference) / rate
     rows: list[Row] = []
     for k in books:
-        began = time.perf_counter()
-        codes = codec.encode(torch.from_numpy(reference), rate, books=k) if given is None else given[None, :k]
+        start = time.perf_counter()
+        codes = codec.encode(torch.from_numpy(reference), rate, books=k) if stored is None else stored[None, :k]
         encoded = time.perf_counter()
-        made = codec.decode(codes)[0, : len(reference)].numpy()
-        encoding = seconds / (encoded - began) if given is None else float("nan")
-        speeds = encoding, codes.shape[2] / codec.frame_rate / (time.perf_counter() - encoded)
-        rows.append((codec.bitrate(k) / 1000, *quality(reference, made, rate), *speeds))
+        decoded = codec.decode(codes)[0, : len(reference)].numpy()
+        encode_speed = seconds / (encoded - start) if stored is None else math.nan
+        decode_speed = codes.shape[2] / codec.frame_rate / (time.perf_counter() - encoded)
+        rows.append((codec.bitrate(k) / 1000, *quality(reference, decoded, rate), encode_speed, decode_speed))
     return rows
 
 
 def measure_classical(codec: Classical, reference: np.ndarray, sample_rate: int) -> list[Row]:
-    """reference: (n,) -> a row for each of the codec's bitrates."""
+    """reference: float32 (n,) -> a row for each of the codec's bitrates.  Raises: UserError where its program fails."""
     seconds = len(reference) / sample_rate
     rows: list[Row] = []
     for rate in codec.rates:
-        made, kbps, encoding, decoding = codec.through(reference, sample_rate, rate)
-        rows.append((kbps, *quality(reference, made, sample_rate), seconds / encoding, seconds / decoding))
+        decoded, kbps, encoding, decoding = codec.code(reference, sample_rate, rate)
+        rows.append((kbps, *quality(reference, decoded, sample_rate), seconds / encoding, seconds / decoding))
     return rows
 
 
-def quality(reference: np.ndarray, made: np.ndarray, sample_rate: int) -> tuple[float, float, float, float]:
-    pesq = pesq_wb(reference, made, sample_rate)
-    return pesq, stoi(reference, made, sample_rate), mel_distance(reference, made, sample_rate), si_sdr(reference, made)
+def quality(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> tuple[float, float, float, float]:
+    """Both float32 (n,) -> PESQ-WB, STOI, mel distance (decades), SI-SDR (dB)."""
+    pesq = pesq_wb(reference, decoded, sample_rate)
+    mel = mel_distance(reference, decoded, sample_rate)
+    return pesq, stoi(reference, decoded, sample_rate), mel, si_sdr(reference, decoded)
 
 
 def read_clip(codec: Codec, clip: Clip, seconds: float) -> Sample:
     """The first `seconds` of a clip.  Raises: UserError for one that cannot be read or is too short to be measured."""
-    return Sample(_heard(codec, clip, seconds)[0])
+    return Sample(_read_part(codec, clip, seconds)[0])
 
 
 def read_row(codec: Codec, tokens: TokenDataset, index: int, clips: dict[str, Clip] | None, seconds: float) -> Sample:
@@ -84,13 +92,12 @@ def read_row(codec: Codec, tokens: TokenDataset, index: int, clips: dict[str, Cl
     Raises: UserError for a source that is missing, has changed, or cannot be measured.
     """
     row = tokens[index]
-    span = (
-        (row["offset"], row["duration"]) if isinstance(row.get("offset"), float) else None
-    )  # as manifests.py leaves it
+    # a part of a file, as manifests name it
+    span = (row["offset"], row["duration"]) if isinstance(row.get("offset"), float) else None
     clip = Clip(row["id"], Path(row["audio"]), span=span) if clips is None else clips.get(row["id"])
     if clip is None:
         raise UserError(f"row {row['id']} has no source among the recordings given")
-    reference, samples, rate = _heard(codec, clip, seconds)
+    reference, samples, rate = _read_part(codec, clip, seconds)
     if (samples, rate) != (row["samples"], row["sample_rate"]):
         was = f"{row['samples']} samples at {row['sample_rate']} Hz"
         raise UserError(f"{clip.path} is not what was tokenized: it has {samples} samples at {rate} Hz, not {was}")
@@ -101,13 +108,58 @@ def read_row(codec: Codec, tokens: TokenDataset, index: int, clips: dict[str, Cl
     return Sample(reference, codes)
 
 
-def _heard(codec: Codec, clip: Clip, seconds: float) -> tuple[np.ndarray, int, int]:
-    """-> (n,) at the codec's rate, samples and rate of the source."""
+def _read_part(codec: Codec, clip: Clip, seconds: float) -> tuple[np.ndarray, int, int]:
+    """-> float32 (n,) at the codec's rate, and samples and rate of the source."""
     audio = read_audio(clip.path, codec.sample_rate, clip.data() if clip.data else None, clip.span)
     x = audio.samples[: int(seconds * codec.sample_rate)]
-    if len(x) < codec.sample_rate // 2:
+    if len(x) < SHORTEST * codec.sample_rate:
         raise UserError(f"{clip.path} is shorter than half a second")
     return x, audio.source_samples, audio.source_rate
+
+
+Results = list[tuple[str, list[Row]]]  # of each clip: its id, and a row for each label
+
+
+def measure_all(
+    work: Sequence[tuple[str, Callable[[], Sample]]], codec: Codec, books: list[int], others: list[Classical]
+) -> tuple[Results, list[str]]:
+    """Measure clips, given as ids and functions that read them.  -> the results, and a sentence for each that failed."""
+    results, failed = [], []
+    for name, read in track(work, "measuring"):
+        try:
+            sample = read()
+            rows = measure(codec, sample, books)
+            for other in others:
+                rows += measure_classical(other, sample.reference, codec.sample_rate)
+            results.append((name, rows))
+        except UserError as e:
+            failed.append(str(e))
+    if not results:
+        raise UserError(f"nothing could be measured: {failed[0] if failed else 'no clips'}")
+    return results, failed
+
+
+def quality_table(results: Results, labels: list[tuple[str, str]]) -> Table:
+    """Means over the clips, and medians of speeds, for the first clip pays for warming up; a row for each label."""
+    values = np.array([rows for _, rows in results])  # (clips, labels, columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing but NaN, as of PESQ without speech
+        quality_means = np.nanmean(values[..., :SPEEDS], axis=0)
+    mean = np.concatenate([quality_means, np.median(values[..., SPEEDS:], axis=0)], axis=1)
+    table = Table("codec", "books", *COLUMNS, title=f"{len(results)} clips, {torch.get_num_threads()} threads")
+    for label, row in zip(labels, mean, strict=True):
+        cells = ("-" if math.isnan(v) else f"{v:.{digits}f}" for v, digits in zip(row, DIGITS, strict=True))
+        table.add_row(*label, *cells)
+    return table
+
+
+def csv_bytes(header: Sequence[object], rows: Sequence[Sequence[object]]) -> bytes:
+    """A CSV file in UTF-8."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "replace")
 
 
 def evaluate(
@@ -116,10 +168,11 @@ def evaluate(
     ] = None,
     codec: Annotated[str | None, typer.Option(help="Audio tokenizer: a bundled name, a folder or a hub id.")] = None,
     books: Annotated[
-        str, typer.Option(help="Numbers of books to measure, with commas.", show_default="1,2,4,8,...,all")
+        str,
+        typer.Option(help="Numbers of books (codebooks, n_q) to measure, with commas.", show_default="1,2,4,8,...,all"),
     ] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many clips, evenly spread.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.5, help="Longest part of a clip to use.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Longest part of a clip to use, at least half a second.")] = 10.0,
     against: Annotated[
         str, typer.Option(help="Classical codecs for the same table, with commas: opus, mp3, codec2.")
     ] = "",
@@ -146,16 +199,18 @@ def evaluate(
         solfa eval codec recordings/ --codec kyutai/mimi --against opus,codec2
         solfa eval codec --tokens tokens/ --limit 40
     """
+    if not seconds >= SHORTEST or math.isinf(seconds):
+        raise UserError(f"--seconds {seconds:g} should be at least {SHORTEST}")
+    if out is not None:
+        check_output(out)
+    others = parse_classical(against)
+    if tokens is None and not references:
+        raise UserError("name recordings to measure, or token shards by --tokens")
     model = AudioTokenizer.from_pretrained(codec)
     dataset = None
     if tokens is not None:
         dataset = TokenDataset(tokens, model.fingerprint_of(TokenDataset(tokens).books), cache_bytes=0)
-    elif not references:
-        raise UserError("name recordings to measure, or token shards by --tokens")
-    if out is not None:
-        check_file(out)
     counts = parse_books(books, model.books if dataset is None else dataset.books)
-    others = parse_classical(against)
     absent = [sentence for other in others if (sentence := other.missing())]
     others = [other for other in others if not other.missing()]
     clips = [clip for source in references or [] for clip in read_corpus(source)]
@@ -168,54 +223,22 @@ def evaluate(
         work = [(name, partial(read_row, model, dataset, i, sources, seconds)) for i, name in enumerate(ids)]
     if limit:
         work = work[:: max(1, len(work) // limit)][:limit]
-    results, failed = [], []
-    with Progress("measuring", total=len(work), unit="clips") as bar:
-        for name, read in work:
-            try:
-                sample = read()
-                rows = measure(model, sample, counts)
-                for other in others:
-                    rows += measure_classical(other, sample.reference, model.sample_rate)
-                results.append((name, rows))
-            except UserError as e:
-                failed.append(str(e))
-            bar.advance()
-    if not results:
-        raise UserError(f"nothing could be measured: {failed[0] if failed else 'no clips'}")
-    # The first clip pays for warming up, so speeds are medians.
-    values = np.array([rows for _, rows in results])
-    mean = np.concatenate([np.nanmean(values[..., :5], axis=0), np.median(values[..., 5:], axis=0)], axis=1)
+    results, failed = measure_all(work, model, counts, others)
     labels = [(model.name, str(k)) for k in counts] + [(other.name, "") for other in others for _ in other.rates]
-    table = Table("codec", "books", *COLUMNS, title=f"{len(results)} clips, {torch.get_num_threads()} threads")
-    for label, row in zip(labels, mean, strict=True):
-        cells = (
-            "-" if np.isnan(value) else f"{value:.{digits}f}"
-            for value, digits in zip(row, (2, 2, 3, 3, 1, 0, 0), strict=True)
-        )
-        table.add_row(*label, *cells)
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=max(100, Console().width)).print(quality_table(results, labels))
     for sentence in [*absent, *failed]:
         print(f"left out: {sentence}")
     if out:
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(["id", "codec", "books", *COLUMNS])
-        writer.writerows(
-            [name, *label, *row] for name, rows in results for label, row in zip(labels, rows, strict=True)
-        )
-        write_bytes(out, text.getvalue().encode("utf-8", "replace"))
+        rows = [[name, *label, *row] for name, rows in results for label, row in zip(labels, rows, strict=True)]
+        write_bytes(out, csv_bytes(["id", "codec", "books", *COLUMNS], rows))
     return 1 if failed else 0
 
 
-def check_file(path: Path) -> None:
-    """Raises: UserError, before the work rather than after it, where no file could be written."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of a file")
-    remove_folders(make_folder(path.parent))
-
-
 def parse_books(words: str, most: int) -> list[int]:
-    """`4,8` -> [4, 8]; empty -> some numbers up to `most`, the books there are."""
+    """`4,8` -> [4, 8]; empty -> some numbers up to `most`, the books there are.
+
+    Raises: UserError for anything but numbers within 1..most.
+    """
     if not words:
         return sorted({k for k in (1, 2, 4, 6, 8, 10, 12, 14, 16, 24, 32) if k <= most} | {most})
     try:
@@ -223,5 +246,5 @@ def parse_books(words: str, most: int) -> list[int]:
     except ValueError:
         raise UserError(f"--books should be numbers with commas, not {words!r}") from None
     if not all(1 <= k <= most for k in counts):
-        raise UserError(f"--books should lie in 1..{most}")
+        raise UserError(f"--books {words} should lie in 1..{most}")
     return counts

@@ -22,29 +22,29 @@ def test_there_and_back(codec: Classical, kbps: float, sample_rate: int, speech_
     if sentence := codec.missing():
         pytest.skip(sentence)
     wav = np.tile(read_audio(speech_clip, sample_rate).samples, 3)[: -sample_rate // 7]
-    made = codec.through(wav, sample_rate, kbps)
+    made = codec.code(wav, sample_rate, kbps)
     assert made.samples.shape == wav.shape
     assert made.samples.dtype == np.float32
     assert 0.6 * kbps < made.kbps < 1.1 * kbps  # Opus need not spend all
     assert min(made.encoding, made.decoding) > 0
-    late = made.samples[sample_rate // 25 :]
-    in_step = stoi(wav, made.samples, sample_rate)
-    assert in_step > stoi(wav[: len(late)], late, sample_rate)
-    assert in_step > 0.3
+    delayed = made.samples[sample_rate // 25 :]
+    aligned = stoi(wav, made.samples, sample_rate)
+    assert aligned > stoi(wav[: len(delayed)], delayed, sample_rate)
+    assert aligned > 0.3
 
 
 def test_more_bits_sound_better(speech_clip: Path) -> None:
     wav = read_audio(speech_clip).samples
     for codec in parse_classical("opus,mp3"):
         if codec.missing() is None:
-            low, high = (codec.through(wav, 24_000, rate).samples for rate in (codec.rates[0], codec.rates[-1]))
+            low, high = (codec.code(wav, 24_000, rate).samples for rate in (codec.rates[0], codec.rates[-1]))
             assert np.square(high - wav).mean() < np.square(low - wav).mean()
 
 
 def test_names() -> None:
     assert [codec.name for codec in parse_classical(" codec2,opus")] == ["codec2", "opus"]
     assert parse_classical("") == []
-    with pytest.raises(UserError, match="knows opus, mp3, codec2, not 'flac'"):
+    with pytest.raises(UserError, match="takes opus, mp3, codec2, not 'flac'"):
         parse_classical("opus,flac")
 
 

@@ -288,7 +288,7 @@ def demo(
     share: Annotated[bool, typer.Option("--share", help="Also make a public link, through Gradio's servers.")] = False,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
     checkpoint: Annotated[
-        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")
+        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder, or hf:owner/name.")
     ] = None,
     codec: Annotated[
         str | None, typer.Option(help="Audio tokenizer to reconstruct with; default: that of the TTS model.")

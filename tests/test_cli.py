@@ -14,7 +14,7 @@ import pytest
 import typer
 
 import solfa
-from solfa import cli
+from solfa import cli, info
 from solfa.cli import COMMANDS, run
 from solfa.core.errors import UserError
 
@@ -155,6 +155,16 @@ def test_info_prints_one_page(capsys: pytest.CaptureFixture[str]) -> None:
     page = capsys.readouterr().out
     assert solfa.__version__ in page
     assert all(word in page for word in ("torch", "device", "checkpoint", "codec-24khz", "kbps", "train"))
+
+
+def test_info_tells_a_library_from_the_portaudio_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(info, "_installed", lambda name: True)
+    for there, line in ((True, "play    installed"), (False, "play    installed, but the PortAudio library is not: ")):
+        monkeypatch.setattr(info, "can_play", lambda there=there: there)
+        assert info.extra_line("play", ["sounddevice"]).startswith(line)
+        assert ("libportaudio2" in info.extra_line("play", ["sounddevice"])) is not there
+    monkeypatch.setattr(info, "_installed", lambda name: False)
+    assert "without sounddevice" in info.extra_line("play", ["sounddevice"])
 
 
 def test_a_truly_unwritable_output_is_told(

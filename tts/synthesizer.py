@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from solfa.core import checkpoints
+from solfa.core import checkpoints, hub
 from solfa.core.device import pick
 from solfa.core.errors import UserError
 from solfa.omni.generation.generate import generate_audio
@@ -34,6 +34,7 @@ from solfa.tts.style.style_encoder import Style, StyleEncoder
 from solfa.tts.text_pieces import checked, split_style, style_and_sentences
 
 KIND = "tts"
+CARD = "README.md"
 LEVEL = 1.4  # gain from the training level, -23 dB, to -20 dB RMS
 LOUDNESS_DB = 6.0  # gain for one unit of the style's loudness
 LINEAR, FULL = 0.8, 0.99  # samples above LINEAR are bent so that none exceeds FULL
@@ -99,6 +100,7 @@ class TTS:
 
     def __init__(self, model: TTSModel, codec: Codec, text: TextTokenizer, styles: StyleEncoder):
         self.model, self.codec, self.text, self.styles = model.eval(), codec.eval(), text, styles
+        self.card: bytes | None = None  # README.md of the checkpoint
 
     @classmethod
     def from_pretrained(
@@ -107,7 +109,7 @@ class TTS:
         codec: str | Path | None = None,
         device: str | torch.device = "cpu",
     ) -> "TTS":
-        """A bundled name, a folder or a hub id.
+        """A bundled name, a folder, or hf:owner/name.
 
         Args:
             codec: replaces the audio tokenizer that the checkpoint names.
@@ -124,14 +126,36 @@ class TTS:
                 f"{folder.name} learned the codes of {config.codec} with fingerprint {config.codec_fingerprint}, "
                 f"but {tokenizer.name} has {tokenizer.fingerprint}"
             )
-        return cls(model, tokenizer, TextTokenizer.from_pretrained(), StyleEncoder.from_pretrained()).to(place)
+        tts = cls(model, tokenizer, TextTokenizer.from_pretrained(), StyleEncoder.from_pretrained())
+        card = folder / CARD
+        tts.card = card.read_bytes() if card.is_file() else None
+        return tts.to(place)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the network's checkpoint, which `from_pretrained` reads.  The audio tokenizer is named in it, not copied.
+        """Write the network's checkpoint, which `from_pretrained` reads, with its model card.
 
-        Raises: UserError when the folder cannot be written.
+        The audio tokenizer is not copied: the checkpoint names it.  Raises: UserError when the folder cannot be written.
         """
-        checkpoints.save(Path(folder), KIND, dataclasses.asdict(self.model.config), self.model.state_dict())
+        config, tensors = dataclasses.asdict(self.model.config), self.model.state_dict()
+        checkpoints.save(folder, KIND, config, tensors, side_files={} if self.card is None else {CARD: self.card})
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload with solfa",
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub; -> the address of the commit.
+
+        Args:
+            repo_id: `owner/name`; made if it does not exist, and read by `from_pretrained("hf:owner/name")`.
+            private: whether a new repository is; None is the owner's default.
+            token: default is the one that `hf auth login` stored.
+
+        Raises: UserError with the hub's reason, such as no token or no network.
+        """
+        return hub.push(self.save_pretrained, repo_id, private, token, commit_message)
 
     def to(self, device: str | torch.device) -> "TTS":
         """Move network, audio tokenizer and style encoder to a device.  Raises: UserError for one that is not there."""
@@ -202,7 +226,7 @@ class TTS:
             raise UserError(f"liveliness {liveliness} should be within 0 to 1")
         if voice is not None:
             self.find_voice(voice)
-        generator = torch.Generator(self.device).manual_seed(seed)
+        generator = seeded(seed, self.device)
         sampling = sampling or SPEAKING
         if not isinstance(text, str):
             given = self.read_style(style)
@@ -336,7 +360,7 @@ class TTS:
     @staticmethod
     def draw(mean: Tensor, log_sigma: Tensor, liveliness: float, generator: torch.Generator) -> Prosody:
         """Sample a plan near its most likely course; the noise is smoothed over neighbouring phones."""
-        noise = torch.randn(mean.shape, generator=generator, device=generator.device)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         smooth = (noise + torch.roll(noise, 1, 1) + torch.roll(noise, -1, 1)) / 3**0.5
         return unscaled(mean + 0.6 * liveliness * log_sigma.exp() * smooth)
 
@@ -350,6 +374,11 @@ def check_seed(seed: SupportsIndex) -> int:
     if not 0 <= number <= MAX_SEED:
         raise UserError(f"seed {seed} should be a whole number from 0 to {MAX_SEED}")
     return number
+
+
+def seeded(seed: int, device: torch.device) -> torch.Generator:
+    """A source of chance for tensors on a device, which has to be on that device itself."""
+    return torch.Generator(device).manual_seed(seed)
 
 
 def limited(samples: np.ndarray) -> np.ndarray:

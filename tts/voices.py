@@ -13,7 +13,7 @@ from solfa.tts.model import TTSConfig
 
 def voices(
     checkpoint: Annotated[
-        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.")
+        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder, or hf:owner/name.")
     ] = None,
 ) -> None:
     """List the voices of a TTS checkpoint.  Without --voice, solfa say picks the one that the style describes."""

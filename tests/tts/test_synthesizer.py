@@ -2,9 +2,11 @@
 
 import ast
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -203,9 +205,37 @@ def test_a_saved_model_speaks_the_same(tts: TTS, tmp_path: Path) -> None:
     assert np.array_equal(
         again.say("The same.", voice="bob", seed=2).samples, tts.say("The same.", voice="bob", seed=2).samples
     )
+    assert again.card is None and not (tmp_path / "new" / "copy" / "README.md").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
         tts.save_pretrained(str(tmp_path / "file" / "x"))
+
+
+def test_a_model_card_is_saved_too(tts_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tts_folder, tmp_path / "one")
+    (tmp_path / "one" / "README.md").write_text("# Ann and Bob")
+    TTS.from_pretrained(tmp_path / "one").save_pretrained(str(tmp_path / "two"))
+    assert (tmp_path / "two" / "README.md").read_text() == "# Ann and Bob"
+
+
+def test_push_to_hub_uploads_what_is_saved(tts: TTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads: list[tuple[str, set[str]]] = []
+
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            assert token == "secret"
+
+        def create_repo(self, repo: str, private: bool | None, exist_ok: bool) -> None:
+            assert (repo, private, exist_ok) == ("me/voices", True, True)
+
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> str:
+            uploads.append((repo_id, {path.name for path in Path(folder_path).iterdir()}))
+            return "https://address"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert tts.push_to_hub("me/voices", private=True, token="secret") == "https://address"
+    ((repo, files),) = uploads
+    assert repo == "me/voices" and files >= {"config.json", "model.safetensors", "README.md"}
 
 
 def test_a_device_that_is_not_there_is_one_sentence(tts: TTS, tts_folder: Path) -> None:

@@ -8,6 +8,7 @@ syllables by energy instead, for speech without labels.  `standardised` turns th
 import math
 from dataclasses import dataclass
 
+import librosa
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,11 +38,13 @@ def slot_power(wav: Floats, sample_rate: int) -> Floats:
     """(n,) -> (slots,) mean square over 20 ms around each slot, so that low voices do not ripple."""
     size = round(SLOT * sample_rate)
     count = slots_of(wav, sample_rate)
-    square = np.zeros((count + 1) * size)
-    square[: min(len(wav), count * size)] = np.square(wav[: count * size], dtype=np.float64)
-    half = square.reshape(-1, size // 2).mean(1)  # 5 ms pieces
-    around = np.concatenate([half[:1], half])
-    return np.stack([around[i : i + 2 * count : 2] for i in range(4)]).mean(0)
+    if not count:
+        return np.zeros(0)
+    whole = np.zeros((count + 1) * size)
+    whole[: min(len(wav), count * size)] = wav[: count * size]
+    around = np.concatenate([whole[: size // 2], whole])  # what precedes the first slot is as loud as its first half
+    frames = {"frame_length": 2 * size, "hop_length": size, "center": False}
+    return np.square(librosa.feature.rms(y=around, dtype=np.float64, **frames)[0, :count])
 
 
 def decibels(power: Floats | float) -> Floats:
@@ -80,15 +83,16 @@ def normalised(wav: Floats, sample_rate: int, level: float = LEVEL) -> tuple[NDA
 
 def brightness(wav: Floats, sample_rate: int, track: Floats) -> float:
     """dB of energy above 2 kHz versus below over voiced slots (over active ones in a whisper)."""
-    frames = _frames(wav, sample_rate, 0.03)
     power = slot_power(wav, sample_rate)
     chosen = track > 0
     if chosen.sum() < 10:
         chosen = active(power)
     if not chosen.any():
         return -40.0
-    spectrum = np.square(np.abs(np.fft.rfft(frames[chosen] * np.hanning(frames.shape[1])))).sum(0)
-    hertz = np.fft.rfftfreq(frames.shape[1], 1 / sample_rate)
+    around, size, hop = _around(wav, sample_rate, 0.03)
+    columns = librosa.stft(around, n_fft=size, hop_length=hop, window=np.hanning(size), center=False)[:, : len(chosen)]
+    spectrum = np.square(np.abs(columns[:, chosen])).sum(1)
+    hertz = librosa.fft_frequencies(sr=sample_rate, n_fft=size)
     low, middle, high = BRIGHT
     above = spectrum[(hertz >= middle) & (hertz < high)].sum()
     below = spectrum[(hertz >= low) & (hertz < middle)].sum()
@@ -103,7 +107,8 @@ def breathiness(wav: Floats, sample_rate: int, chosen: NDArray[np.bool_]) -> flo
     """
     if not chosen.any():
         return 0.0
-    frames = _frames(wav, sample_rate, 0.05)[chosen][::2]
+    around, length, hop = _around(wav, sample_rate, 0.05)
+    frames = librosa.util.frame(around, frame_length=length, hop_length=hop, axis=0)[: len(chosen)][chosen][::2]
     window = np.hanning(frames.shape[1])
     size = 1 << (2 * frames.shape[1] - 1).bit_length()
     hertz = np.fft.rfftfreq(size, 1 / sample_rate)
@@ -199,8 +204,11 @@ def nuclei(power: Floats, track: Floats) -> int:
     return len(kept)
 
 
-def _frames(wav: Floats, sample_rate: int, seconds: float) -> Floats:
-    """(n,) -> (slots, samples): a stretch of `seconds` around each slot."""
+def _around(wav: Floats, sample_rate: int, seconds: float) -> tuple[Floats, int, int]:
+    """(n,) with silence at both ends, such that frames without padding have the slots in their middle.
+
+    -> (padded samples, samples of a frame of `seconds`, samples from frame to frame); at least one frame per slot.
+    """
     size = 2 * (round(seconds * sample_rate) // 2)
     hop = round(SLOT * sample_rate)
     count = slots_of(wav, sample_rate)
@@ -208,7 +216,7 @@ def _frames(wav: Floats, sample_rate: int, seconds: float) -> Floats:
     padded = np.zeros(left + count * hop + size)
     usable = wav[: count * hop]
     padded[left : left + len(usable)] = usable
-    return np.lib.stride_tricks.sliding_window_view(padded, size)[: count * hop : hop]
+    return padded, size, hop
 
 
 def _fit(values: NDArray, count: int) -> NDArray:

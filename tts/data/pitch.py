@@ -1,7 +1,8 @@
 """Pitch of speech by autocorrelation and a cheapest path (Boersma 1993, as in Praat), in NumPy.
 
-On read speech it finds more of the vowels' slots than WORLD's DIO with fewer leaps, at about 200 times real time; Harvest runs
-at 5 times real time and calls two thirds of the voiceless consonants voiced.
+On read speech it finds more of the vowels' slots than WORLD's DIO with fewer leaps, at 200 to 400 times real time; Harvest
+runs at 5 times real time and calls two thirds of the voiceless consonants voiced.  librosa's pYIN and YIN are less exact,
+see docs/decisions.md.
 """
 
 import numpy as np

@@ -109,7 +109,8 @@ def bench(
     ] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="TTS checkpoint: a bundled name, a folder or a hub id.", show_default="ours")
+        str | None,
+        typer.Option(help="TTS checkpoint: a bundled name, a folder, or hf:owner/name.", show_default="ours"),
     ] = None,
 ) -> None:
     """Print how fast speech is made on this machine and which part of the model takes the time.

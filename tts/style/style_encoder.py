@@ -18,7 +18,7 @@ from einops import rearrange
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from solfa.core import checkpoints
+from solfa.core import checkpoints, recipe
 from solfa.core.errors import UserError
 
 ATTRIBUTES = ("rate", "pitch", "pitch_range", "loudness", "brightness", "breathiness", "pauses", "gender", "age")
@@ -211,15 +211,14 @@ class StyleNet(nn.Module):
             packed[name] = tensor
         return packed
 
-    def unpack(self, tensors: dict[str, Tensor], folder: Path) -> None:
-        """Load what `packed` gave, read from the checkpoint in `folder`."""
-        one = torch.ones(1)
-        whole = {
-            name: tensor * tensors.get(f"{name}.scale", one)[:, None] if tensor.ndim == 2 else tensor
-            for name, tensor in tensors.items()
-            if not name.endswith(".scale")
-        }
-        checkpoints.load_into(self, whole, folder)
+
+def unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The `state_dict` of which `StyleNet.packed` gave these tensors."""
+    return {
+        name: tensor * tensors[f"{name}.scale"][:, None] if f"{name}.scale" in tensors else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(".scale")
+    }
 
 
 class StyleEncoder:
@@ -231,12 +230,14 @@ class StyleEncoder:
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None) -> "StyleEncoder":
-        """Load a checkpoint by bundled name, folder or hub id."""
+        """A bundled name, a folder, or hf:owner/name.  Raises: UserError for another kind, or a damaged one."""
         folder = checkpoints.resolve(name, "style")
-        config, tensors = checkpoints.load(folder, "style")
+        config = checkpoints.read_config(folder, "style")
         wrong = sorted(set(config) ^ {field.name for field in fields(StyleEncoderConfig)})
         if wrong:
             raise UserError(f"{folder / 'config.json'} is not a style encoder's: {wrong[0]!r} does not fit")
+        settings = recipe.build(StyleEncoderConfig, config, str(folder / "config.json"))
+        net = checkpoints.fill(lambda: StyleNet(settings), folder, unpacked)
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"checkpoint folder {folder} has no tokenizer.json")
@@ -244,8 +245,6 @@ class StyleEncoder:
             tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as e:  # tokenizers raises bare Exception
             raise UserError(f"{path} is not a readable tokenizer") from e
-        net = StyleNet(StyleEncoderConfig(**config))
-        net.unpack(tensors, folder)
         return cls(net, tokenizer)
 
     def encode(self, text: str) -> Style:

@@ -10,6 +10,7 @@ from solfa.tts.data.measure import (
     breathiness,
     brightness,
     measure,
+    measure_unlabelled,
     normalised,
     nuclei,
     relative,
@@ -134,3 +135,13 @@ def test_scores_follow_attributes_and_know_men_women_and_children() -> None:
     assert pitch == sorted(pitch, reverse=True), "150 Hz is high for a man and low for a child"
     assert max(abs(v) for v in standardised(dict.fromkeys(plain, 1e6), None, None).values()) == 3.0
     assert all(v == 0 for v in relative(scores, scores).values())
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000])
+def test_measures_take_every_rate(rate: int) -> None:
+    seconds = np.arange(2 * rate) / rate
+    tone = 0.2 * math.sqrt(2) * np.sin(2 * np.pi * 200 * seconds) * (seconds >= 1)
+    power = slot_power(tone, rate)
+    assert len(power) == 200
+    assert power[:97].max() == 0 and power[103:190] == pytest.approx(np.full(87, 0.04), rel=0.15)
+    assert measure_unlabelled(tone, rate)["loudness"] == pytest.approx(20 * math.log10(0.2), abs=0.3)

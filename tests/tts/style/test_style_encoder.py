@@ -19,6 +19,7 @@ from solfa.tts.style.style_encoder import (
     StyleEncoderConfig,
     StyleNet,
     check,
+    unpacked,
     windows,
 )
 
@@ -83,7 +84,7 @@ def test_packed_weights_read_alike(tmp_path):
     net, other = small(), small()
     nn.init.normal_(net.position)
     checkpoints.save(tmp_path, "style", {}, net.packed())
-    other.unpack(checkpoints.load(tmp_path, "style")[1], tmp_path)
+    other.load_state_dict(unpacked(checkpoints.load(tmp_path, "style")[1]))
     for (name, one), two in zip(net.state_dict().items(), other.state_dict().values(), strict=True):
         torch.testing.assert_close(two, one, atol=float(one.abs().max()) / 120, rtol=0.01, msg=name)
 
@@ -185,6 +186,11 @@ class TestBundled:
             StyleEncoder.from_pretrained(tmp_path)
         (tmp_path / "model.safetensors").write_bytes((BUNDLED / "model.safetensors").read_bytes())
         with pytest.raises(UserError, match="tokenizer.json"):
+            StyleEncoder.from_pretrained(tmp_path)
+        (tmp_path / "tokenizer.json").write_bytes((BUNDLED / "tokenizer.json").read_bytes())
+        huge = config["config"] | {"width": 10**6, "layers": 10**4}
+        (tmp_path / "config.json").write_text(json.dumps(config | {"config": huge}))
+        with pytest.raises(UserError, match="does not fit its config.json"):
             StyleEncoder.from_pretrained(tmp_path)
         del config["config"]["width"]
         (tmp_path / "config.json").write_text(json.dumps(config))

@@ -200,7 +200,7 @@ def evaluate(
         solfa eval codec --tokens tokens/ --limit 40
     """
     if not seconds >= SHORTEST or math.isinf(seconds):
-        raise UserError(f"--seconds {seconds:g} should be at least {SHORTEST}")
+        raise UserError(f"--seconds {seconds:g} should be a number of at least {SHORTEST}")
     if out is not None:
         check_output(out)
     others = parse_classical(against)

@@ -81,3 +81,36 @@ def test_a_source_that_changed_is_not_measured(
     code, found = evaluate(tmp_path / "figures.csv", "--tokens", tmp_path / "tokens", "--books", "4", *codec)
     assert code == 1 and [row["id"] for row in found] == ["b"]
     assert "is not what was tokenized" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--books", "0"], "--books 0 should lie in 1..4"),
+        (["--books", "1000"], "--books 1000 should lie in 1..4"),
+        (["--books", "text"], "should be numbers with commas, not 'text'"),
+        (["--seconds", "nan"], "--seconds nan should be a number of at least 0.5"),
+        (["--seconds", "inf"], "--seconds inf should be a number of at least 0.5"),
+        (["--limit", "0"], "--limit"),
+        (["--against", "flac"], "not 'flac'"),
+        (["-o", "."], "is a folder"),
+        (["-o", "/dev/null/figures.csv"], "cannot be written"),
+    ],
+)
+def test_mistakes_are_one_sentence_before_any_work(
+    words: list[str],
+    sentence: str,
+    speech_clip: Path,
+    tiny_codec_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_work(*_: object) -> None:
+        raise AssertionError("a clip is measured before the mistake is found")
+
+    monkeypatch.setattr("solfa.tokenizers.evaluation.evaluate_codec.measure", no_work)
+    assert run(["eval", "codec", str(speech_clip), "--codec", str(tiny_codec_folder), *words]) == 2
+    printed = capsys.readouterr()
+    assert sentence in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""

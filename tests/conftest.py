@@ -8,7 +8,8 @@ import torch
 from hypothesis import settings
 
 from solfa.tokenizers.audio.audio_file import write_wav
-from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, AudioTokenizerConfig
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
+from solfa.tokenizers.audio.model.config import AudioTokenizerConfig
 from solfa.tokenizers.audio.resample import Samples
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits

@@ -15,7 +15,7 @@ T = TypeVar("T")
 def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     """A dataclass from a mapping, nested dataclasses and tuples included.
 
-    Raises: UserError for an unknown key or a value of the wrong type.
+    Raises: UserError for an unknown key, a value of the wrong type, or values that the dataclass itself refuses.
     """
     hints = typing.get_type_hints(cls)
     unknown = values.keys() - hints.keys()
@@ -28,7 +28,11 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     ]
     if missing := [name for name in required if name not in values]:
         raise UserError(f"{where} does not say {missing[0]}: add {missing[0]}=...")
-    return cls(**{key: _coerce(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+    settings = {key: _coerce(hints[key], value, f"{where}: {key}") for key, value in values.items()}
+    try:
+        return cls(**settings)
+    except (ValueError, ArithmeticError) as e:  # of `__post_init__`
+        raise UserError(f"{where}: {e}") from e
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
@@ -43,7 +47,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where} should be a {'list' if origin is tuple else 'mapping'}, not {value!r}")
     if type(None) in args:  # Optional
         return None if value is None else _coerce(args[0], value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     if hint is float and isinstance(value, str):  # YAML reads 1e-3 as a string
         try:

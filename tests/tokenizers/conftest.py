@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, AudioTokenizerConfig
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
+from solfa.tokenizers.audio.model.config import AudioTokenizerConfig
 
 
 @pytest.fixture(scope="session")

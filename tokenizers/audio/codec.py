@@ -1,10 +1,16 @@
-"""What every audio tokenizer offers: waveform <-> codes, and the numbers that describe them."""
+"""What every audio tokenizer offers: waveform <-> codes, and the numbers that describe them.
+
+A "book" is a codebook: `books` here is `num_codebooks` or `n_q` in the configurations of Hugging Face's codecs.
+"""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,13 +20,18 @@ from solfa.tokenizers.audio.resample import check_rate, resample, resampled_leng
 if TYPE_CHECKING:
     from solfa.tokenizers.audio.streaming import StreamDecoder, StreamEncoder
 
+AudioLike: TypeAlias = Tensor | NDArray[np.floating] | Sequence[Any]
+"""Float samples: a tensor, a numpy array, or a list of numbers, of lists or of arrays."""
+CodesLike: TypeAlias = Tensor | NDArray[np.integer] | Sequence[Any]
+"""Integer codes: a tensor, a numpy array, or nested lists."""
+
 
 class Codec(nn.Module):
-    """An audio tokenizer.  A subclass says what it is in the class's fields and implements `_encode` and `_decode`."""
+    """An audio tokenizer.  A subclass describes itself in the class's fields and implements `_encode` and `_decode`."""
 
     name: str = "untrained"
     fingerprint: str = ""
-    """Decides whether tokens fit: equal where the same audio gives the same codes, at least in the books that are spoken."""
+    """Equal where the same audio gives the same codes, at least in the books that language models write."""
     rows_apart: bool = False
     """Whether the rows of a padded batch are encoded one by one, because padding would change their codes."""
 
@@ -37,11 +48,11 @@ class Codec(nn.Module):
     @property
     @abstractmethod
     def codebook_sizes(self) -> tuple[int, ...]:
-        """Codes in each book."""
+        """Codes in each book (codebook)."""
 
     @property
     def lm_books(self) -> int:
-        """How many of the books language models speak."""
+        """How many of the books language models write."""
         return self.books
 
     @abstractmethod
@@ -74,10 +85,12 @@ class Codec(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(iter([*self.parameters(), *self.buffers()])).device
 
     @property
     def books(self) -> int:
+        """Codebooks in all; num_codebooks or n_q elsewhere."""
         return len(self.codebook_sizes)
 
     @property
@@ -91,7 +104,7 @@ class Codec(nn.Module):
         return self.sample_rate / self.hop
 
     def fingerprint_of(self, books: int) -> str:
-        """The fingerprint of the first `books` books; compare by `checkpoints.agree`."""
+        """The fingerprint of the first `books` books; compare by `checkpoints.same_codes`."""
         return self.fingerprint
 
     def bitrate(self, books: int | None = None) -> float:
@@ -99,14 +112,17 @@ class Codec(nn.Module):
         return self.frame_rate * sum((size - 1).bit_length() for size in self.codebook_sizes[: books or self.books])
 
     @torch.inference_mode()
-    def encode(self, wav: Tensor, sample_rate: int, lengths: Tensor | None = None, books: int | None = None) -> Tensor:
+    def encode(
+        self, wav: AudioLike, sample_rate: int, lengths: Tensor | None = None, books: int | None = None
+    ) -> Tensor:
         """Waveform -> int64 codes (B, books, frames), frames = ceil(samples at the codec's rate / hop).
 
         Args:
-            wav: float (samples,) or (B, samples), mono, about -1..1, at any rate.
+            wav: float (samples,) or (B, samples), mono, about -1..1, at any rate; a tensor, a numpy array, or a list.
             sample_rate: of `wav`, in Hz.
             lengths: (B,) true samples per row of a padded batch; frames past a row's own end are to be ignored.
-            books: how many to search for; the same codes as the first of all.
+            books: how many codebooks to search (num_quantizers or n_q elsewhere), default all; the codes are the same as
+                the first of all.
 
         Raises: UserError for empty, non-float or non-finite audio, and for impossible rates, lengths or books.
         """
@@ -120,7 +136,7 @@ class Codec(nn.Module):
             frames = -(-resampled_length(wav.shape[1], sample_rate, self.sample_rate) // self.hop)
             return torch.stack([F.pad(codes, (0, frames - codes.shape[1])) for codes in alone])
         if lengths is not None:
-            wav = keep(wav, lengths)
+            wav = silence_after(wav, lengths)
         if sample_rate != self.sample_rate:
             ends = [wav.shape[1]] * len(wav) if lengths is None else lengths.tolist()
             rows = [
@@ -133,8 +149,11 @@ class Codec(nn.Module):
             return self._encode(F.pad(wav, (0, -wav.shape[1] % self.hop)).to(self.device), books)
 
     @torch.inference_mode()
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: CodesLike) -> Tensor:
         """int64 codes (B, k, frames) of the first k books -> float32 (B, frames * hop) at `sample_rate`.
+
+        Args:
+            codes: a tensor, a numpy array, or nested lists.
 
         Raises: UserError for a wrong shape, too many books, or ids outside a book.
         """
@@ -162,13 +181,18 @@ class Codec(nn.Module):
         """
         raise UserError(f"{self.name} cannot decode a stream")
 
-    def check_audio(self, wav: Tensor, sample_rate: int, lengths: Tensor | None) -> tuple[Tensor, int, Tensor | None]:
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the folder that `AudioTokenizer.from_pretrained` reads.  Raises: UserError for a codec that cannot."""
+        raise UserError(f"{self.name} cannot be saved here: keep the folder that it was loaded from")
+
+    def check_audio(
+        self, wav: AudioLike, sample_rate: int, lengths: Tensor | None
+    ) -> tuple[Tensor, int, Tensor | None]:
         """Arguments of `encode` -> float32 (B, samples), rate in Hz, int64 (B,) where there are lengths.  Raises: UserError as there."""
-        if not isinstance(wav, Tensor) or not wav.is_floating_point() or wav.dim() not in (1, 2):
-            found = f"{wav.dtype} {tuple(wav.shape)}" if isinstance(wav, Tensor) else type(wav).__name__
-            raise UserError(
-                f"audio to encode should be a float tensor (samples,) or (batch, samples), about -1..1, not {found}"
-            )
+        wanted = "audio to encode should be a float tensor, array or list (samples,) or (batch, samples), about -1..1"
+        wav = audio_tensor(wav, wanted)
+        if wav.dim() not in (1, 2):
+            raise UserError(f"{wanted}, not {tuple(wav.shape)}")
         if wav.numel() == 0:
             raise UserError("audio to encode is empty")
         sample_rate = check_rate(sample_rate)
@@ -189,10 +213,9 @@ class Codec(nn.Module):
             raise UserError(f"{self.name} has {self.books} books, so asking for {books!r} makes no sense")
         return self.books if books is None else int(books)
 
-    def check_codes(self, codes: Tensor) -> Tensor:
+    def check_codes(self, codes: CodesLike) -> Tensor:
         """(B, k, frames) as int64 on the codec's device.  Raises: UserError as `decode`, but for no frames."""
-        if not isinstance(codes, Tensor):
-            raise UserError(f"codes should be an integer tensor (batch, books, frames), not {type(codes).__name__}")
+        codes = codes_tensor(codes)
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise UserError(f"codes should be integers, not {codes.dtype}")
         if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.books:
@@ -206,6 +229,45 @@ class Codec(nn.Module):
         return codes
 
 
-def keep(wav: Tensor, lengths: Tensor) -> Tensor:
-    """(B, n) with silence after each row's `lengths` samples."""
+def silence_after(wav: Tensor, lengths: Tensor) -> Tensor:
+    """(B, n) with zeros after each row's `lengths` samples."""
     return wav * (torch.arange(wav.shape[1], device=wav.device) < lengths[:, None])
+
+
+def audio_tensor(samples: AudioLike, wanted: str) -> Tensor:
+    """Samples in any of the forms of `AudioLike` as a float tensor of the same shape.
+
+    Raises: UserError, beginning with `wanted`, for integers, whose scale is unknown, and for what makes no rectangle of numbers.
+    """
+    x = _tensor(samples)
+    if x is None or not x.is_floating_point():
+        raise UserError(f"{wanted}, not {type(samples).__name__ if x is None else f'{x.dtype} {tuple(x.shape)}'}")
+    return x
+
+
+def codes_tensor(codes: CodesLike) -> Tensor:
+    """Codes in any of the forms of `CodesLike` as a tensor of the same shape.  Raises: UserError for what makes none."""
+    x = _tensor(codes)
+    if x is None:
+        raise UserError(
+            f"codes should be an integer tensor, array or nested list (batch, books, frames), not {type(codes).__name__}"
+        )
+    return x
+
+
+def _tensor(values: Any) -> Tensor | None:
+    """A tensor of what is an array of numbers in one of several forms, else None."""
+    if isinstance(values, Tensor):
+        return values
+    if not isinstance(values, (list, tuple, np.ndarray)):
+        return None
+    try:
+        if isinstance(values, (list, tuple)) and values and all(isinstance(v, Tensor) for v in values):
+            return torch.stack(list(values))
+        array = np.asarray(values)
+        if array.dtype.kind == "f" and (array.dtype.itemsize > 8 or not isinstance(values, np.ndarray)):
+            array = array.astype(np.float32)  # long doubles, which torch does not have, and Python's numbers
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    except (TypeError, ValueError, RuntimeError):  # ragged, words, or types that torch does not have
+        return None

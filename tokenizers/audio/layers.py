@@ -1,21 +1,23 @@
-"""Layers of the audio tokenizer that never look ahead: functions of the present piece and a bounded past (`streaming.py`).
+"""Layers of the audio tokenizer that never look ahead: functions of the present piece and a bounded past (`stream_state.py`).
 
 Look-ahead is given once, by the model, as the next frame beside each.  Tensors are (B, T, D) with time in the middle.
 """
+
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solfa.tokenizers.audio.streaming import WHOLE, Stream
+from solfa.tokenizers.audio.stream_state import WHOLE, Past, Stream
 
-LONGEST_SUM = 768
+LONGEST_SUM = 768  # products added up at a time
 FEWEST_ROWS = 32  # in a thread's share
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` in which a row's result does not depend on how many rows there are.
+    """`F.linear` in which a row's result does not depend on how many rows there are.  x: (..., in) -> (..., out).
 
     BLAS adds up in another order where rows are few (below 8 to 16 a thread, as the CPU may be), and shares long sums among threads
     where rows are not many; a last bit can decide between two codes.
@@ -46,6 +48,13 @@ class Chain(nn.Sequential):
         return x
 
 
+@dataclass
+class ConvState:
+    """normed: (B, (kernel - 1) * dilation, D), the frames before this piece."""
+
+    normed: Past = field(default_factory=Past)
+
+
 class ConvBlock(nn.Module):
     """Residual block: norm, dilated causal convolution over `kernel` frames, GELU, projection.  (B, T, D) -> (B, T, D).
 
@@ -63,10 +72,19 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream = WHOLE) -> Tensor:
         steps, reach = x.shape[1], (self.kernel - 1) * self.dilation
-        past = stream.recall(self, self.norm(x).to(x.dtype), zeros=reach)
-        stream.keep(self, past[:, steps:])
-        shifted = torch.cat([past[:, k * self.dilation :][:, :steps] for k in range(self.kernel)], dim=-1)
+        state = stream.state(self, ConvState)
+        normed = stream.recall(state.normed, self.norm(x).to(x.dtype), zeros=reach)
+        stream.keep(state.normed, normed[:, steps:])
+        shifted = torch.cat([normed[:, k * self.dilation :][:, :steps] for k in range(self.kernel)], dim=-1)
         return x + self.out(F.gelu(self.conv(shifted)))
+
+
+@dataclass
+class AttentionState:
+    """time: frames before this piece; qkv: (B, window to 2 window - 1, 3 D), those that later blocks attend to."""
+
+    time: int = 0
+    qkv: Past = field(default_factory=Past)
 
 
 class WindowedAttention(nn.Module):
@@ -83,17 +101,18 @@ class WindowedAttention(nn.Module):
         self.register_buffer("frequency", 10_000.0 ** (-torch.arange(half) / half), persistent=False)
 
     def forward(self, x: Tensor, stream: Stream = WHOLE) -> Tensor:
-        # A block of `w` queries sees its own block of keys and the one before.  Blocks lie at absolute times and are
+        # A block of `w` queries attends to its own block of keys and the one before.  Blocks lie at absolute times and are
         # computed whole, so that pieces add up the same numbers in the same order.  Crops to train on are shorter.
         steps, w = x.shape[1], min(self.window, x.shape[1]) if self.training else self.window
-        start = stream.get((self, "time"), 0)
+        state = stream.state(self, AttentionState)
+        start = state.time
         begun, missing = (
             start % w,
             -(start + steps) % w,
         )  # frames of the first block before this piece, of the last after
-        qkv = stream.recall(self, self.qkv(x), zeros=w)
-        stream.keep((self, "time"), start + steps)
-        stream.keep(self, qkv[:, (begun + steps) // w * w :])
+        qkv = stream.recall(state.qkv, self.qkv(x), zeros=w)
+        state.time = start + steps
+        stream.keep(state.qkv, qkv[:, (begun + steps) // w * w :])
         at = torch.arange(start - begun - w, start + steps + missing, device=x.device)
         qkv = F.pad(qkv, (0, 0, 0, missing))
         q, k, v = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.heads)
@@ -101,9 +120,9 @@ class WindowedAttention(nn.Module):
         q = rearrange(q, "b h (n w) d -> b h n w d", w=w)
         k, v = (s.unfold(2, 2 * w, w).transpose(-1, -2) for s in (k, v))
         q_at, k_at = at[w:].view(-1, w, 1), at.unfold(0, 2 * w, w)[:, None]
-        seen = (k_at <= q_at) & (k_at > q_at - self.window) & (k_at >= 0)
+        mask = (k_at <= q_at) & (k_at > q_at - self.window) & (k_at >= 0)
         scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-        y = scores.masked_fill(~seen, -torch.inf).softmax(-1).to(v.dtype) @ v
+        y = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype) @ v
         return self.out(rearrange(y, "b h n w d -> b (n w) (h d)")[:, begun : begun + steps])
 
 

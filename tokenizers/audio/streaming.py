@@ -1,20 +1,20 @@
-"""Sound in pieces: what layers remember between the pieces, and the public pair that is pushed piece by piece.
+"""The public pair for sound in pieces: `StreamEncoder` and `StreamDecoder`, which are pushed piece by piece.
 
-Each layer is written once, for a piece of sound and a `Stream`.  `encode` and `decode` run through the same two classes: a short
-sound is a stream of one piece, a long one comes in blocks, so that memory does not grow with it.
+`encode` and `decode` run through the same two classes: a short sound is a stream of one piece, a long one comes in blocks, so
+that memory does not grow with it.  What layers remember between pieces is in `stream_state.py`.
 """
 
-from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from solfa.core.errors import UserError
+from solfa.tokenizers.audio.codec import AudioLike, CodesLike, audio_tensor, codes_tensor
 from solfa.tokenizers.audio.resample import StreamResampler, check_rate
+from solfa.tokenizers.audio.stream_state import Stream
 
 if TYPE_CHECKING:
     from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
@@ -22,48 +22,14 @@ if TYPE_CHECKING:
 BLOCK = 750  # code frames in the longest piece, 30 s
 
 
-class Stream(dict[Hashable, Any]):
-    """What layers remember of one sound between its pieces, each under a key of its own.
-
-    A layer that looks back calls `recall` where it would pad with zeros, and `keep`s what the next piece will need.  A layer
-    that looks ahead keeps what it cannot finish yet; once the sound has `ended` it adds what it takes to lie beyond the end.
-    Time is dimension 1 of all tensors.
-    """
-
-    def __init__(self, ended: bool = False):
-        super().__init__()
-        self.ended = ended  # the present piece is the last
-
-    def keep(self, key: Hashable, value: Any) -> None:
-        """Remember `value` for the next piece."""
-        if not self.ended:
-            self[key] = (
-                value.clone() if isinstance(value, Tensor) else value
-            )  # a view would hold the whole piece in memory
-
-    def recall(self, key: Hashable, x: Tensor, zeros: int = 0) -> Tensor:
-        """What was kept and then `x` (B, T, ...); before the first piece lie `zeros` frames of silence."""
-        past = self.get(key)
-        if past is None:
-            past = x.new_zeros(len(x), zeros, *x.shape[2:])
-        return torch.cat([past, x], dim=1) if past.shape[1] else x
-
-    def hold(self, key: Hashable, x: Tensor, frames: int) -> Tensor:
-        """`x` (B, T, ...) without its last `frames`, which come first the next time."""
-        x = self.recall(key, x)
-        self.keep(key, x[:, -frames:])
-        return x[:, :-frames]
-
-
-WHOLE = Stream(ended=True)
-"""The stream of a sound that comes as one piece.  It never remembers anything."""
-
-
 class _Pieces:
     """Cuts what is pushed into pieces that the layers can take: whole frames, and at the start `ahead` more."""
 
     def __init__(self, codec: "AudioTokenizer", frame: int, ahead: int):
-        """Raises: UserError for weights that were turned into halves or doubles: the same sound would get other codes."""
+        """frame: samples (or codes) per frame.
+
+        Raises: UserError for weights that were turned into halves or doubles: the same sound would get other codes.
+        """
         if other := {p.dtype for p in codec.parameters()} - {torch.float32}:
             raise UserError(
                 f"{codec.name} has weights in {other.pop()}, but its codes mean what they do in float32: call .float()"
@@ -73,6 +39,7 @@ class _Pieces:
         self.waiting: Tensor | None = None
 
     def check_open(self) -> None:
+        """Raises: UserError after `finish`."""
         if self.stream.ended:
             raise UserError("this stream has ended: a new sound needs a new stream")
 
@@ -101,20 +68,19 @@ class StreamEncoder(_Pieces):
         sample_rate = check_rate(sample_rate)
         self.resampler = None if sample_rate == codec.sample_rate else StreamResampler(sample_rate, codec.sample_rate)
 
-    def push(self, samples: Tensor | NDArray[np.floating]) -> Tensor:
+    def push(self, samples: AudioLike) -> Tensor:
         """The next samples, float (n,), mono, any number of them -> int64 (books, frames), perhaps no frames.
+
+        Args:
+            samples: a tensor, a numpy array, or a list of numbers.
 
         Raises: UserError for audio that is not float, flat and finite, and after `finish`.
         """
         self.check_open()
-        if not isinstance(samples, Tensor):
-            array = np.asarray(samples)
-            if array.dtype.kind != "f":
-                raise UserError(f"audio to push should be float samples (n,), not {array.dtype}")
-            samples = torch.from_numpy(array.astype(np.float32))
-        x = samples.detach()
-        if not x.is_floating_point() or x.dim() != 1 or not torch.isfinite(x := x.float()).all():
-            raise UserError("audio to push should be finite float samples (n,)")
+        wanted = "audio to push should be finite float samples (n,)"
+        x = audio_tensor(samples, wanted).detach().float()
+        if x.dim() != 1 or not torch.isfinite(x).all():
+            raise UserError(wanted)
         if self.resampler:
             x = torch.from_numpy(self.resampler.push(x.cpu().numpy()))
         return self.run(x[None])[0]
@@ -145,13 +111,16 @@ class StreamDecoder(_Pieces):
     def __init__(self, codec: "AudioTokenizer"):
         super().__init__(codec, 1, 1)
 
-    def push(self, codes: Tensor) -> Tensor:
+    def push(self, codes: CodesLike) -> Tensor:
         """The next codes, integer (k, frames) of the first k books, always the same k -> float32 (samples,), perhaps none.
+
+        Args:
+            codes: a tensor, a numpy array, or nested lists.
 
         Raises: UserError for a wrong shape, ids outside a book, and after `finish`.
         """
         self.check_open()
-        codes = self.codec.check_codes(codes[None] if isinstance(codes, Tensor) else codes)
+        codes = self.codec.check_codes(codes_tensor(codes)[None])
         if self.waiting is not None and self.waiting.shape[1] != codes.shape[1]:
             raise UserError(
                 f"this stream began with {self.waiting.shape[1]} books and cannot go on with {codes.shape[1]}"

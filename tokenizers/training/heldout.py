@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from solfa.tokenizers.audio.audio_file import write_wav
-from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, AudioTokenizerConfig, Features
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, Features
+from solfa.tokenizers.audio.model.config import AudioTokenizerConfig
 from solfa.tokenizers.audio.model.features import MEAN_F0
 from solfa.tokenizers.training.clips import ClipStore, Source, bridged
 from solfa.tokenizers.training.losses import MultiResolutionMelLoss

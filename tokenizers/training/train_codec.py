@@ -31,7 +31,8 @@ from torch import Tensor
 from solfa.core import recipe as recipes
 from solfa.core.errors import UserError
 from solfa.core.training import Clock, WeightAverage, cosine_rate, find_state, load_state, save_state
-from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, AudioTokenizerConfig
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
+from solfa.tokenizers.audio.model.config import AudioTokenizerConfig
 from solfa.tokenizers.training.clips import Batch, ClipStore, is_heldout, list_sources
 from solfa.tokenizers.training.discriminator import Discriminators, discriminator_loss, generator_losses
 from solfa.tokenizers.training.ema_codebooks import fit_waveform

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solfa.tokenizers.audio.layers import ConvBlock, TransformerBlock, WindowedAttention, linear, rotate
-from solfa.tokenizers.audio.streaming import Stream
+from solfa.tokenizers.audio.stream_state import Stream
 
 
 def lively(module: nn.Module) -> nn.Module:

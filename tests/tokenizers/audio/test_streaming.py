@@ -17,7 +17,7 @@ from solfa.core.errors import UserError
 from solfa.info import codec_lines
 from solfa.tokenizers.audio import streaming
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
-from solfa.tokenizers.audio.streaming import Stream
+from solfa.tokenizers.audio.stream_state import Stream
 
 HOP = 960
 PIECES = st.lists(st.one_of(st.sampled_from([0, 1, HOP, 2192, 2193]), st.integers(0, 5000)), max_size=12)
@@ -106,7 +106,7 @@ def test_numpy_and_other_floats_are_taken(lively_codec: AudioTokenizer) -> None:
 
 def test_what_a_stream_remembers_does_not_grow(lively_codec: AudioTokenizer) -> None:
     def size(stream: Stream) -> int:
-        return sum(value.numel() for value in stream.values() if isinstance(value, Tensor))
+        return sum(tensor.numel() for tensor in stream.tensors())
 
     encoder, decoder, sizes = lively_codec.stream_encoder(), lively_codec.stream_decoder(), []
     piece = sound(lively_codec.config.window * HOP)  # attention remembers up to twice its window, as blocks fill

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from solfa.core.errors import UserError
 from solfa.tokenizers.audio.audio_file import read_audio, write_wav
-from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, AudioTokenizerConfig
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
+from solfa.tokenizers.audio.model.config import AudioTokenizerConfig
 from solfa.tokenizers.audio.model.quantizer import ResidualQuantizer
 from solfa.tokenizers.training import train_codec as training
 from solfa.tokenizers.training.clips import Batch, ClipStore, is_heldout

@@ -1,16 +1,15 @@
 """The audio tokenizer: 24 kHz mono waveform <-> residual-VQ codes at 25 frames per second.
 
 waveform -> acoustic features at 100 Hz (`features.py`) -> Encoder, 25 Hz latents -> residual VQ -> Decoder -> features
--> Vocoder: a harmonic-plus-noise source shaped in the STFT (`source.py`) -> waveform.
+-> Vocoder: a harmonic-plus-noise source shaped in the STFT (`source_filter.py`) -> waveform.
 
 Every layer is causal, except that encoder and decoder each look one code frame ahead, the vocoder one feature frame, and what
 their STFT windows reach: `encoder_delay` and `decoder_delay` in samples.  Sound may come in pieces (`streaming.py`).
-The first `lm_books` books are what language models speak; all of them sound best.
+The first `lm_books` books (codebooks) are what language models write; with all of them the sound is best.
 """
 
 import dataclasses
-from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +18,18 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solfa.core import checkpoints
+from solfa.core import checkpoints, hub
 from solfa.tokenizers.audio.codec import Codec
-from solfa.tokenizers.audio.layers import Chain, ConvBlock, Correction, Linear, TransformerBlock, WindowedAttention
+from solfa.tokenizers.audio.layers import (
+    AttentionState,
+    Chain,
+    ConvBlock,
+    Correction,
+    Linear,
+    TransformerBlock,
+    WindowedAttention,
+)
+from solfa.tokenizers.audio.model.config import AudioTokenizerConfig
 from solfa.tokenizers.audio.model.features import (
     MEAN_F0,
     PITCH_SCALE,
@@ -33,53 +41,12 @@ from solfa.tokenizers.audio.model.features import (
 from solfa.tokenizers.audio.model.quantizer import ResidualQuantizer
 from solfa.tokenizers.audio.model.source_filter import SourceFilterHead
 from solfa.tokenizers.audio.model.waveform import WaveformBooks
-from solfa.tokenizers.audio.streaming import WHOLE, Stream, StreamDecoder, StreamEncoder
-from solfa.tokenizers.audio.third_party import transformers_codecs as foreign
+from solfa.tokenizers.audio.stream_state import WHOLE, Past, Stream
+from solfa.tokenizers.audio.streaming import StreamDecoder, StreamEncoder
+from solfa.tokenizers.audio.third_party.transformers_codecs import load_third_party, model_type
 
 KIND = "audio_tokenizer"
-
-
-@dataclass(frozen=True)
-class AudioTokenizerConfig:
-    """The default is the bundled checkpoint `codec-24khz`."""
-
-    sample_rate: int = 24_000
-    feature_hop: int = 240  # samples per feature frame: 100 Hz
-    stride: int = 4  # feature frames per code frame: 25 Hz
-    books: int = 12  # of the residual VQ
-    lm_books: int = 8  # 8 books x 10 bits x 25 Hz = 2 kbps
-    codebook_size: int = 1024
-    codebook_dim: int = 128
-    beam: int = 3  # partial sums that the search for codes keeps
-    dim: int = 256  # width at 100 Hz
-    frame_dim: int = 384  # width at 25 Hz
-    heads: int = 6
-    window: int = 50  # frames: 2 s
-    encoder_blocks: int = 3
-    encoder_layers: int = 1
-    decoder_layers: int = 2
-    decoder_blocks: int = 4
-    vocoder_blocks: int = 8
-    mels: int = 100  # of the coarse spectrogram (1024-sample window)
-    fine_mels: int = 60  # of the fine one (512-sample window, twice per feature frame)
-    pitch_bins: int = 96
-    bands: int = 80  # of the filters that shape pulses and noise
-    subframes: int = 2  # filters per feature frame: 200 Hz
-    head_n_fft: int = 512
-    wave_books: int = 52  # beyond `books`, for the waveform itself: 13 kbps
-    wave_values: int = 8  # coefficients that one of them codes
-    wave_step: int = 320  # samples per step of their transform: 13 ms
-    wave_refine: int = 24  # width of the network that refines what they say
-    wave_past: int = 3  # steps before its own that it sees
-    wave_from: int = 7  # fewer of them sound worse than none, and are passed over
-
-    @property
-    def hop(self) -> int:  # samples per code frame
-        return self.feature_hop * self.stride
-
-    @property
-    def frame_rate(self) -> float:  # code frames per second
-        return self.sample_rate / self.hop
+PRIOR = "prior.safetensors"  # a side file, see `container/prior.py`: it belongs to the codebooks
 
 
 class Features(NamedTuple):
@@ -99,31 +66,50 @@ class Features(NamedTuple):
 
     @classmethod
     def from_audible(cls, x: Tensor) -> "Features":
+        """The inverse of `audible`."""
         return cls(from_loudness(x[..., :-2]), x[..., -2] / PITCH_SCALE, x[..., -1] / VOICING_SCALE)
 
 
-def with_next(x: Tensor, stream: Stream, key: Hashable) -> Tensor:
+def with_next(x: Tensor, stream: Stream, last: Past) -> Tensor:
     """Each frame beside the one after it, the only look-ahead there is: (B, T + 1, D) -> (B, T, 2 D).
 
     In a stream the last frame waits for the next piece.
     """
-    x = stream.recall(key, x)
-    stream.keep(key, x[:, -1:])
+    x = stream.recall(last, x)
+    stream.keep(last, x[:, -1:])
     return torch.cat([x[:, :-1], x[:, 1:]], dim=-1)
+
+
+@dataclass
+class EncoderState:
+    """hidden: (B, 1, stride * dim), the last code frame; the others: (B, stride, ...), what it still lacks its latent for."""
+
+    hidden: Past = field(default_factory=Past)
+    spectra: Past = field(default_factory=Past)
+    log_f0: Past = field(default_factory=Past)
+    voicing: Past = field(default_factory=Past)
+    logits: Past = field(default_factory=Past)
+
+
+@dataclass
+class LastFrame:
+    """frame: (B, 1, D), which waits for the one after it."""
+
+    frame: Past = field(default_factory=Past)
 
 
 class Encoder(nn.Module):
     """Waveform -> latents: a linear transform of the features, and a network's correction to it.
 
-    The transform starts as the features' principal components (`learning.fit_transforms`), so that the codec works before it
-    has learned anything; the network learns what is better.
+    The transform starts as the features' principal components (`ema_codebooks.fit_transforms`), so that the codec works before
+    any training; the network learns what is better.
     """
 
     def __init__(self, c: AudioTokenizerConfig):
         super().__init__()
         self.hop, self.stride = c.hop, c.stride
         self.features = AcousticFeatures(c.sample_rate, c.feature_hop, c.mels, c.fine_mels, c.pitch_bins)
-        self.delay = c.hop + self.features.delay  # samples past the end of a frame that its latent hears
+        self.delay = c.hop + self.features.delay  # samples past the end of a frame that its latent depends on
         self.enter = Linear(self.features.mels + c.pitch_bins, c.dim)
         self.conv = Chain(*(ConvBlock(c.dim, 2**i) for i in range(c.encoder_blocks)))
         self.pitch = Linear(c.dim + c.pitch_bins, c.pitch_bins + 1)  # logits of F0, and of voicing
@@ -135,25 +121,31 @@ class Encoder(nn.Module):
     def forward(
         self, x: Tensor, known: tuple[Tensor, Tensor] | None = None, stream: Stream = WHOLE
     ) -> tuple[Tensor, Features, Tensor]:
-        """x: (B, frames * hop) -> latents (B, frames, codebook_dim), features heard, logits of F0 and voicing.
+        """x: (B, frames * hop) -> latents (B, frames, codebook_dim), the features, logits of F0 and voicing.
 
-        `known`: measured log F0 and voicing, (B, T) each, to use in place of the estimate.
-        In a stream the first piece has `delay` samples more.
+        Args:
+            known: measured log F0 and voicing, (B, T) each, to use in place of the estimate.
+            stream: in which the first piece has `delay` samples more.
         """
         if stream.ended:
-            x = F.pad(x, (0, self.hop))  # a frame of silence for the last one to look at
+            x = F.pad(x, (0, self.hop))  # the last frame looks ahead at silence
         spectra, correlation = self.features(x, stream)
         h = self.conv(self.enter(torch.cat([spectra, correlation], dim=-1)), stream)
         logits = self.pitch(torch.cat([h, correlation.to(h.dtype)], dim=-1)).float()
         estimate = self.features.pitch(logits[..., :-1]).detach(), logits[..., -1].sigmoid().detach()
-        parts = [stream.hold((self, i), part, self.stride) for i, part in enumerate((spectra, *estimate, logits))]
-        heard, logits = Features(*parts[:3]), parts[3]
+        state = stream.state(self, EncoderState)
+        features = Features(
+            stream.hold(state.spectra, spectra, self.stride),
+            stream.hold(state.log_f0, estimate[0], self.stride),
+            stream.hold(state.voicing, estimate[1], self.stride),
+        )
+        logits = stream.hold(state.logits, logits, self.stride)
         if known is not None:
-            heard = Features(heard.spectra, *known)
-        h = self.down(with_next(rearrange(h, "b (t s) d -> b t (s d)", s=self.stride), stream, self))
+            features = Features(features.spectra, *known)
+        h = self.down(with_next(rearrange(h, "b (t s) d -> b t (s d)", s=self.stride), stream, state.hidden))
         with torch.autocast(x.device.type, enabled=False):
-            z = self.transform(rearrange(heard.audible(), "b (t s) d -> b t (s d)", s=self.stride))
-        return z + self.leave(self.attention(h, stream)).float(), heard, logits
+            z = self.transform(rearrange(features.audible(), "b (t s) d -> b t (s d)", s=self.stride))
+        return z + self.leave(self.attention(h, stream)).float(), features, logits
 
 
 class Decoder(nn.Module):
@@ -172,7 +164,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor, stream: Stream = WHOLE) -> Features:
         if stream.ended:
             z = F.pad(z, (0, 0, 0, 1))
-        pairs = with_next(z, stream, self)
+        pairs = with_next(z, stream, stream.state(self, LastFrame).frame)
         h = self.up(self.attention(self.enter(pairs), stream))
         h = self.leave(self.conv(rearrange(h, "b t (s d) -> b (t s) d", s=self.stride), stream))
         with torch.autocast(z.device.type, enabled=False):
@@ -197,12 +189,25 @@ class Vocoder(nn.Module):
         x = features.stacked()
         if stream.ended:
             x = torch.cat([x, x[:, -1:]], dim=1)
-        pairs = with_next(x, stream, self)
+        pairs = with_next(x, stream, stream.state(self, LastFrame).frame)
         h = self.leave(self.conv(self.enter(pairs), stream))
         with torch.autocast(x.device.type, enabled=False):
             now, _ = pairs.chunk(2, dim=-1)
             gains = self.transform(now) + h.float()
         return self.head(gains, MEAN_F0 * features.log_f0.clamp(-1.0, 1.4).exp(), stream)  # 50 to 570 Hz
+
+
+@dataclass
+class WaveformState:
+    """What the books for the waveform wait for: the sound that was encoded (B, n); in decoding the coarse sound (B, n),
+    `expected` (B, T, hop) and `fine` codes (B, T, k) of frames that are not complete; `begun`: whether any sound was given.
+    """
+
+    encoded: Past = field(default_factory=Past)
+    coarse: Past = field(default_factory=Past)
+    expected: Past = field(default_factory=Past)
+    fine: Past = field(default_factory=Past)
+    begun: bool = False
 
 
 class AudioTokenizer(Codec):
@@ -219,6 +224,7 @@ class AudioTokenizer(Codec):
         self.vocoder = Vocoder(config)
         self.wave: WaveformBooks | None = None
         self.wave_fingerprint = ""
+        self.folder: Path | None = None  # where it was loaded from
         if config.wave_books:
             size = config.codebook_size, config.wave_values
             self.wave = WaveformBooks(
@@ -279,8 +285,9 @@ class AudioTokenizer(Codec):
     @torch.inference_mode()
     def encode_part(self, x: Tensor, books: int, start: int, ended: bool) -> Tensor:
         encoder = StreamEncoder(self, self.check_books(books), self.sample_rate)
-        times = {(layer, "time"): start for layer in self.encoder.modules() if isinstance(layer, WindowedAttention)}
-        encoder.stream.update(times)
+        for layer in self.encoder.modules():
+            if isinstance(layer, WindowedAttention):
+                encoder.stream.state(layer, AttentionState).time = start
         return encoder.run(x[None], ended)[0]
 
     def encode_piece(self, x: Tensor, books: int, stream: Stream) -> Tensor:
@@ -289,11 +296,12 @@ class AudioTokenizer(Codec):
         codes = self.quantizer.encode(latents, min(books, self.config.books))
         if books <= self.config.books or self.wave is None:
             return codes
-        heard = stream.recall((self, "heard"), x)
+        state = stream.state(self, WaveformState)
+        x = stream.recall(state.encoded, x)
         end = latents.shape[1] * self.hop
-        stream.keep((self, "heard"), heard[:, end:])
+        stream.keep(state.encoded, x[:, end:])
         expected = self.wave.expect(self.quantizer.vectors(codes), stream)
-        fine = self.wave.encode(self.wave.analyse(heard[:, :end], stream), expected, books - self.config.books)
+        fine = self.wave.encode(self.wave.analyse(x[:, :end], stream), expected, books - self.config.books)
         return torch.cat([codes, fine], dim=1)
 
     def decode_piece(self, codes: Tensor, stream: Stream) -> Tensor:
@@ -306,22 +314,26 @@ class AudioTokenizer(Codec):
         return self._refine(sound, expected, fine.mT, stream)
 
     def _refine(self, sound: Tensor, expected: Tensor, fine: Tensor, stream: Stream) -> Tensor:
-        """The coarse sound (B, n) with what the waveform's books say of it, (B, T, k): `wave.step` samples later."""
+        """The coarse sound (B, n) with the codes (B, T, k) of the books for the waveform: `wave.step` samples later."""
         assert self.wave is not None
-        sound, expected, fine = (stream.recall((self, i), part) for i, part in enumerate((sound, expected, fine)))
+        state = stream.state(self, WaveformState)
+        sound, expected, fine = (
+            stream.recall(past, part)
+            for past, part in ((state.coarse, sound), (state.expected, expected), (state.fine, fine))
+        )
         frames = sound.shape[1] // self.hop
-        for i, (part, end) in enumerate(((sound, frames * self.hop), (expected, frames), (fine, frames))):
-            stream.keep((self, i), part[:, end:])
-        sound = F.pad(
-            sound[:, : frames * self.hop], (0, self.hop if stream.ended else 0)
-        )  # the last step overlaps with silence
+        stream.keep(state.coarse, sound[:, frames * self.hop :])
+        stream.keep(state.expected, expected[:, frames:])
+        stream.keep(state.fine, fine[:, frames:])
+        # The last step overlaps with silence.
+        sound = F.pad(sound[:, : frames * self.hop], (0, self.hop if stream.ended else 0))
         if not sound.shape[1]:
             return sound
         coarse = self.wave.analyse(sound, stream)
         made = self.wave.decode(fine[:, :frames].mT, expected[:, :frames], coarse[:, :frames], stream)
         late = self.wave.synthesise(torch.cat([made, coarse[:, frames:]], dim=1), stream)
-        begin = 0 if (self, "begun") in stream else self.wave.step
-        stream.keep((self, "begun"), True)
+        begin = 0 if state.begun else self.wave.step
+        state.begun = True
         return late[:, begin : late.shape[1] - (self.hop - self.wave.step if stream.ended else 0)]
 
     def _encode(self, x: Tensor, books: int) -> Tensor:
@@ -334,31 +346,59 @@ class AudioTokenizer(Codec):
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None) -> Codec:
-        """A bundled name, a folder or a hub id; None is the bundled default.  Returned in evaluation mode.
+        """A bundled name, a folder, or `hf:owner/name` of the hub; None is the bundled default.  In evaluation mode.
 
-        Codecs of others come by their folders or hub ids too, such as `kyutai/mimi`: see `foreign.py`.
-        Raises: UserError for a folder that holds no codec known here.
+        Codecs of others come by their folders or names on the hub too, such as `hf:kyutai/mimi` (`third_party/transformers_codecs.py`).
+        Raises: UserError for a folder that holds no codec known here, and for one that is damaged.
         """
         folder = checkpoints.resolve(name, KIND)
-        kind = foreign.model_type(folder)
-        codec = cls.own(folder) if kind is None else foreign.load(folder, kind)
-        codec.name = Path(name or folder).name  # of a hub id, not of the revision in the cache
+        kind = model_type(folder)
+        codec = cls.own(folder) if kind is None else load_third_party(folder, kind)
+        # Of a name on the hub, neither the owner nor the revision.
+        codec.name = Path(str(name).partition("@")[0] if str(name).startswith(hub.PREFIX) else name or folder).name
         return codec
 
     @classmethod
     def own(cls, name: str | Path | None = None) -> "AudioTokenizer":
         """As `from_pretrained`, for those who need the parts of this architecture.  Raises: UserError for any other codec."""
         model, folder = checkpoints.restore(cls, AudioTokenizerConfig, name, KIND)
-        model.name = folder.name
-        tensors = model.state_dict()
-        # What decides codes; so a better decoder keeps the tokens that exist.
-        model.fingerprint = checkpoints.fingerprint(
-            {k: v for k, v in tensors.items() if k.startswith(("encoder.", "quantizer."))}
-        )
-        model.wave_fingerprint = checkpoints.fingerprint(
-            {k: v for k, v in tensors.items() if k in ("wave.prior", "wave.codebooks")}
-        )
+        model.name, model.folder = folder.name, folder
+        # Of what decides codes; so a better decoder keeps the tokens that exist.
+        model.fingerprint, model.wave_fingerprint = model._fingerprints()
         return model
 
-    def save_pretrained(self, folder: Path) -> None:
-        checkpoints.save(folder, KIND, dataclasses.asdict(self.config), self.state_dict())
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the folder that `from_pretrained` reads, weights in bfloat16; other files in it stay.
+
+        The prior of `solfa compress` is written too, where the codec was loaded from a folder that has one and its codebooks
+        are as they were.  Raises: UserError when the folder cannot be written.
+        """
+        side_files = {}
+        if (
+            self.folder
+            and (self.folder / PRIOR).is_file()
+            and self._fingerprints() == (self.fingerprint, self.wave_fingerprint)
+        ):
+            side_files[PRIOR] = (self.folder / PRIOR).read_bytes()
+        checkpoints.save(folder, KIND, dataclasses.asdict(self.config), self.state_dict(), side_files=side_files)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload with solfa",
+    ) -> str:
+        """Upload what `save_pretrained` writes to `owner/name` on the hub; -> the address of the commit.
+
+        A README.md without measurements is added; see `hub.push` for the arguments.  Raises: UserError with the hub's reason.
+        """
+        return hub.push(self.save_pretrained, repo_id, private, token, commit_message)
+
+    def _fingerprints(self) -> tuple[str, str]:
+        """Of the books of the residual VQ, and of those for the waveform."""
+        tensors = self.state_dict()
+        return (
+            checkpoints.fingerprint({k: v for k, v in tensors.items() if k.startswith(("encoder.", "quantizer."))}),
+            checkpoints.fingerprint({k: v for k, v in tensors.items() if k in ("wave.prior", "wave.codebooks")}),
+        )

@@ -3,6 +3,8 @@
 The spectra are measured here; F0 and voicing are estimated by the encoder from the autocorrelation measured here.
 """
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -11,26 +13,23 @@ from torch.nn import functional as F
 
 from solfa.core.torchaudio_functional import functional as AF
 from solfa.tokenizers.audio.layers import linear
-from solfa.tokenizers.audio.streaming import WHOLE, Stream
+from solfa.tokenizers.audio.stream_state import WHOLE, Past, Stream
 
-FLOOR = 3e-3  # mel magnitude below which nothing is heard: about one step of 16-bit audio
+FLOOR = 3e-3  # mel magnitude below which nothing is audible: about one step of 16-bit audio
 COARSE, FINE = 1024, 512  # window lengths in samples: long for harmonics, short for onsets
 LOWEST_F0, HIGHEST_F0 = 55.0, 560.0  # Hz
 MEAN_F0 = 140.0  # Hz; log F0 is relative to it
-LOUDNESS_SCALE, PITCH_SCALE, VOICING_SCALE = (
-    0.35,
-    20.0,
-    0.3,
-)  # 1 % of F0 counts like 6 dB in a band 20 dB below the loudest
+# 1 % of F0 counts like 6 dB in a band 20 dB below the loudest
+LOUDNESS_SCALE, PITCH_SCALE, VOICING_SCALE = 0.35, 20.0, 0.3
 
 
 def log_mel(mel: Tensor) -> Tensor:
-    """Mel magnitudes on a log scale, near unit scale for speech."""
+    """Mel magnitudes (...) on a log scale, near unit scale for speech."""
     return (mel + FLOOR).log() * 0.25 + 0.5
 
 
 def loudness(log_mel: Tensor) -> Tensor:
-    """Cube root of magnitude, as the ear grades it (PLP, Hermansky 1990): what codes are to be spent on."""
+    """Cube root of magnitude, close to perceived loudness (PLP, Hermansky 1990): what codes are to be spent on.  (...) -> (...)."""
     return LOUDNESS_SCALE * ((log_mel - 0.5) * (4 / 3)).exp()
 
 
@@ -39,10 +38,17 @@ def from_loudness(x: Tensor) -> Tensor:
     return (x / LOUDNESS_SCALE).clamp_min(FLOOR ** (1 / 3)).log() * 0.75 + 0.5
 
 
+@dataclass
+class FeatureState:
+    """samples: (B, n) those that later frames begin with."""
+
+    samples: Past = field(default_factory=Past)
+
+
 class AcousticFeatures(nn.Module):
     """Waveform (B, n) -> spectra (B, n / hop, coarse + 2 fine mels) and autocorrelation (B, n / hop, lags).
 
-    A frame is centred on its first sample and hears `delay` samples past its last; in a stream it waits for them.
+    A frame is centred on its first sample and depends on `delay` samples past its last; in a stream it waits for them.
     """
 
     coarse_bank: Tensor
@@ -70,9 +76,10 @@ class AcousticFeatures(nn.Module):
     def forward(self, x: Tensor, stream: Stream = WHOLE) -> tuple[Tensor, Tensor]:
         if stream.ended:
             x = F.pad(x, (0, self.delay))
-        x = stream.recall(self, x, zeros=COARSE // 2)
+        state = stream.state(self, FeatureState)
+        x = stream.recall(state.samples, x, zeros=COARSE // 2)
         frames = (x.shape[1] - COARSE) // self.hop + 1
-        stream.keep(self, x[:, frames * self.hop :])
+        stream.keep(state.samples, x[:, frames * self.hop :])
         with torch.autocast(x.device.type, enabled=False):  # log magnitudes need more than 8 bits
             long = x.unfold(1, COARSE, self.hop) * self.coarse_window
             short = x[:, (COARSE - FINE) // 2 :].unfold(1, FINE, self.hop // 2)[:, : 2 * frames] * self.fine_window

@@ -1,20 +1,29 @@
-"""What a coefficient of the waveform probably is, from all that was coded around it: the last step of decoding.
+"""An estimate of each coefficient of the waveform from all that was coded around it: the last step of decoding.
 
 A small convolutional network along frequency, over one step of the transform and a few before it.  It decides nothing about codes,
 so that a better one leaves tokens valid.  Without training it changes nothing.
 """
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solfa.tokenizers.audio.streaming import WHOLE, Stream
+from solfa.tokenizers.audio.stream_state import WHOLE, Past, Stream
 
-CLUES = 5  # numbers about a coefficient that the network sees
+CLUES = 5  # input channels: numbers about a coefficient
+
+
+@dataclass
+class RefinementState:
+    """clues: (B, past, CLUES, step) of the steps before this piece."""
+
+    clues: Past = field(default_factory=Past)
 
 
 class Refinement(nn.Module):
-    """width: channels; step: coefficients in a step of the transform; past: steps before it that the network sees."""
+    """width: channels; step: coefficients in a step of the transform; past: steps before it that are inputs too."""
 
     def __init__(self, width: int, step: int, past: int, layers: int = 3, kernel: int = 5):
         super().__init__()
@@ -38,8 +47,8 @@ class Refinement(nn.Module):
     ) -> Tensor:
         """All (B, T, hop), whole steps one after the other -> better coefficients (B, T, hop).
 
-        guess: what to begin with; made: what codes say, 0 where they say nothing; known: where they say something; coarse: of the
-        sound without them; usual: the expected magnitude; left: that of what codes did not say.
+        guess: what to begin with; made: what codes give, 0 where nothing is coded; known: where something is; coarse: of the
+        sound without these codes; usual: the expected magnitude; left: the expected magnitude of what is not coded.
         """
         clues = torch.stack(
             [
@@ -52,10 +61,11 @@ class Refinement(nn.Module):
             dim=-1,
         )
         clues = clues.unflatten(2, (-1, self.step)).flatten(1, 2).mT  # (B, steps, CLUES, step)
-        steps = stream.recall((self, "clues"), clues, self.past)
-        stream.keep((self, "clues"), steps[:, -self.past :])
-        seen = [steps[:, self.past - ago :][:, : clues.shape[1]] for ago in range(self.past + 1)]
-        x = self.enter(torch.cat(seen, dim=2).flatten(0, 1)) + self.place
+        state = stream.state(self, RefinementState)
+        steps = stream.recall(state.clues, clues, self.past)
+        stream.keep(state.clues, steps[:, -self.past :])
+        shifted = [steps[:, self.past - ago :][:, : clues.shape[1]] for ago in range(self.past + 1)]
+        x = self.enter(torch.cat(shifted, dim=2).flatten(0, 1)) + self.place
         for layer in self.layers:
             x = x + layer(F.gelu(x))
         of_made, of_coarse, of_usual = (

@@ -2,18 +2,19 @@
 inverse STFT.
 
 A network trained for minutes learns magnitudes but not phase.  A harmonic-plus-noise source (as in NSF, arXiv 1810.11946,
-and DDSP, arXiv 2001.04643) brings the phase of speech along; what is not a single voice goes through the noise.  Phase and
-noise run on from piece to piece of a stream (`streaming.py`).
+and DDSP, arXiv 2001.04643) supplies the phase of speech; what is not a single voice goes through the noise.  Phase and
+noise run on from piece to piece of a stream (`stream_state.py`).
 """
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solfa.tokenizers.audio.streaming import WHOLE, Stream
+from solfa.tokenizers.audio.stream_state import WHOLE, Past, Stream
 
 NOISE_PERIOD = 1 << 18  # samples until the fixed noise repeats: 11 s at 24 kHz
 NOISE_LEVEL = 0.3  # standard deviation; the pulses' is 1
@@ -21,21 +22,36 @@ SILENCE = -14.0  # log gain below which a band is inaudible
 TYPICAL, SPREAD = -4.0, 4.0  # log gain of speech and its range: what the network's zero and one stand for
 
 
-def pulse_train(f0: Tensor, hop: int, sample_rate: int, stream: Stream = WHOLE) -> Tensor:
+@dataclass
+class PulseState:
+    """f0: (B, 1) Hz, of the last frame; half_phase: (B, 1) radians, half of the phase at the last sample, in float64."""
+
+    f0: Tensor | None = None
+    half_phase: Tensor | float = 0.0
+
+
+def pulse_train(f0: Tensor, hop: int, sample_rate: int, state: PulseState | None = None, ended: bool = True) -> Tensor:
     """Band-limited unit-variance pulses (a Dirichlet kernel along the running phase).
 
-    f0: (B, T) Hz, one per `hop` samples -> (B, T * hop).  F0 glides from the middle of a frame to that of the next, so in a
-    stream half a frame waits.
+    F0 glides from the middle of a frame to that of the next, so half a frame waits for the next piece.
+
+    Args:
+        f0: (B, T) Hz, one per `hop` samples.
+        state: what went before, brought up to date; None for a whole sound.
+        ended: whether this is the last piece.
+
+    Returns: (B, T * hop), for the first of several pieces half a `hop` less, for the last half a `hop` more.
     """
-    first = "f0" not in stream
-    f0 = torch.cat([f0[:, :1] if first else stream["f0"], f0] + [f0[:, -1:]] * stream.ended, dim=1)
-    stream.keep("f0", f0[:, -1:])
+    state = state or PulseState()
+    first = state.f0 is None
+    f0 = torch.cat([f0[:, :1] if state.f0 is None else state.f0, f0] + [f0[:, -1:]] * ended, dim=1)
+    state.f0 = f0[:, -1:].clone()
     toward = (torch.arange(hop, device=f0.device) + 0.5) / hop
     hz = torch.lerp(f0[:, :-1, None], f0[:, 1:, None], toward).flatten(1)
-    hz = hz[:, hop // 2 if first else 0 : hz.shape[1] - (hop // 2 if stream.ended else 0)]
+    hz = hz[:, hop // 2 if first else 0 : hz.shape[1] - (hop // 2 if ended else 0)]
     # In float32 the phase would drift within seconds.
-    half = (stream.get("phase", 0.0) + torch.cumsum(math.pi / sample_rate * hz.double(), 1)) % (2 * math.pi)
-    stream.keep("phase", half[:, -1:])
+    half = (state.half_phase + torch.cumsum(math.pi / sample_rate * hz.double(), 1)) % (2 * math.pi)
+    state.half_phase = half[:, -1:].clone()
     harmonics = torch.floor(0.475 * sample_rate / hz.clamp_min(50.0))
     bottom = torch.sin(half)
     near_zero = bottom.abs() < 1e-4
@@ -58,6 +74,24 @@ def band_matrix(bands: int, n_fft: int, sample_rate: int) -> Tensor:
     centres = 700 * (10 ** (mel / 2595) - 1)
     bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
     return torch.from_numpy(np.stack([np.interp(bins, centres, row) for row in np.eye(bands)], 1).astype(np.float32))
+
+
+@dataclass
+class HeadState:
+    """What the excitation, its spectra and the inverse STFT need of the pieces before.
+
+    noise_from: the next sample of the fixed noise; pulses, noise: (B, n) and (1, n) samples that later STFT frames begin
+    with; gains: (B, T, 2, bands) of frames whose excitation is not known yet; frames, weights: (B, parts - 1, parts, step)
+    and (1, ...), those to which the next ones add.
+    """
+
+    excitation: PulseState = field(default_factory=PulseState)
+    noise_from: int | None = None
+    pulses: Past = field(default_factory=Past)
+    noise: Past = field(default_factory=Past)
+    gains: Past = field(default_factory=Past)
+    frames: Past = field(default_factory=Past)
+    weights: Past = field(default_factory=Past)
 
 
 class SourceFilterHead(nn.Module):
@@ -89,57 +123,60 @@ class SourceFilterHead(nn.Module):
 
     def excitation(self, f0: Tensor, stream: Stream = WHOLE) -> tuple[Tensor, Tensor]:
         """Pulses (B, n) and noise (1, n), n = T * hop in a whole sound; in training the noise starts at a random place."""
-        pulses = pulse_train(f0, self.hop, self.sample_rate, stream)
-        start = stream.get("noise", int(torch.randint(NOISE_PERIOD, ())) if self.training else 0)
-        stream.keep("noise", start + pulses.shape[1])
+        state = stream.state(self, HeadState)
+        pulses = pulse_train(f0, self.hop, self.sample_rate, state.excitation, stream.ended)
+        if state.noise_from is None:
+            state.noise_from = int(torch.randint(NOISE_PERIOD, ())) if self.training else 0
+        start, state.noise_from = state.noise_from, state.noise_from + pulses.shape[1]
         return pulses, self.noise[(start + torch.arange(pulses.shape[1], device=f0.device)) % NOISE_PERIOD][None]
 
     def forward(self, gains: Tensor, f0: Tensor, stream: Stream = WHOLE) -> Tensor:
+        state = stream.state(self, HeadState)
         with torch.autocast(gains.device.type, enabled=False):
             pulses, noise = self.excitation(f0, stream)
-            pulses, noise = self._stft(pulses, stream, "pulses"), self._stft(noise, stream, "noise spectra")
+            pulses, noise = self._stft(pulses, stream, state.pulses), self._stft(noise, stream, state.noise)
             gains = gains.unflatten(-1, (self.subframes, 2, self.bands)).flatten(1, 2)
             gains = (TYPICAL + SPREAD * gains).clamp(SILENCE, 6.0)
             if stream.ended:
                 gains = torch.cat([gains, gains[:, -1:]], dim=1)  # a centred STFT of n hops has n + 1 frames
-            gains = stream.recall("gains", gains)
-            stream.keep("gains", gains[:, pulses.shape[1] :])
+            gains = stream.recall(state.gains, gains)
+            stream.keep(state.gains, gains[:, pulses.shape[1] :])
             voiced, unvoiced = (gains[:, : pulses.shape[1]] @ self.to_bins.T).exp().unbind(2)
-            return self._inverse_stft(pulses * voiced + noise * unvoiced, stream)
+            return self._inverse_stft(pulses * voiced + noise * unvoiced, stream, state)
 
     @torch.no_grad()
     def levels(self, x: Tensor) -> Tensor:
         """The gains at which pulses alone, or noise alone, have the spectral envelope of `x`: (B, n) -> (B, n / hop, gains)."""
-        bands = self._stft(x).abs()[:, :-1] @ (self.to_bins / self.to_bins.sum(0))  # (B, frames, bands)
+        bands = self._stft(x, WHOLE, Past()).abs()[:, :-1] @ (self.to_bins / self.to_bins.sum(0))  # (B, frames, bands)
         flat = self.window.square().sum().sqrt() * torch.tensor([1.0, NOISE_LEVEL], device=x.device)  # of each source
         levels = (bands[:, :, None] / flat[:, None] + math.exp(SILENCE + 3)).log()
         return ((levels - TYPICAL) / SPREAD).unflatten(1, (-1, self.subframes)).flatten(2)
 
-    def _stft(self, x: Tensor, stream: Stream = WHOLE, key: str = "") -> Tensor:
+    def _stft(self, x: Tensor, stream: Stream, past: Past) -> Tensor:
         """(B, n) -> (B, frames, bins), centred on every `step` samples from the first to the end."""
         if stream.ended:
             x = F.pad(x, (0, self.n_fft // 2))
-        x = stream.recall(key, x, zeros=self.n_fft // 2)
+        x = stream.recall(past, x, zeros=self.n_fft // 2)
         frames = x.unfold(1, self.n_fft, self.step)
-        stream.keep(key, x[:, frames.shape[1] * self.step :])
+        stream.keep(past, x[:, frames.shape[1] * self.step :])
         return torch.fft.rfft(frames * self.window)
 
-    def _inverse_stft(self, spectrum: Tensor, stream: Stream) -> Tensor:
+    def _inverse_stft(self, spectrum: Tensor, stream: Stream, state: HeadState) -> Tensor:
         """Weighted overlap-add: (B, frames, bins) -> (B, n), from the centre of the first frame to that of the last."""
         frames = torch.fft.irfft(spectrum, self.n_fft) * self.window
-        before = 0 if "frames" in stream else self.n_fft // 2
-        added = self._overlap_add(frames, stream, "frames")
-        weight = self._overlap_add(self.window.square().expand(1, *frames.shape[1:]), stream, "weights")
+        before = self.n_fft // 2 if state.frames.frames is None else 0
+        added = self._overlap_add(frames, stream, state.frames)
+        weight = self._overlap_add(self.window.square().expand(1, *frames.shape[1:]), stream, state.weights)
         beyond = self.parts * self.step - self.n_fft // 2 if stream.ended else 0
         kept = slice(before, added.shape[1] - beyond)
         return added[:, kept] / weight[:, kept]
 
-    def _overlap_add(self, frames: Tensor, stream: Stream, key: str) -> Tensor:
+    def _overlap_add(self, frames: Tensor, stream: Stream, past: Past) -> Tensor:
         """(B, frames, n_fft) -> (B, n) from the start of the first frame; in a stream, those to which no later frame adds."""
         frames = F.pad(frames, (0, self.parts * self.step - self.n_fft)).unflatten(-1, (self.parts, self.step))
         if stream.ended:
             frames = F.pad(frames, (0, 0, 0, 0, 0, self.parts - 1))
         n = frames.shape[1]
-        frames = stream.recall(key, frames, zeros=self.parts - 1)
-        stream.keep(key, frames[:, n:])
+        frames = stream.recall(past, frames, zeros=self.parts - 1)
+        stream.keep(past, frames[:, n:])
         return torch.stack([frames[:, self.parts - 1 - i :][:, :n, i] for i in range(self.parts)]).sum(0).flatten(1)

@@ -1,15 +1,16 @@
-"""Books for the waveform itself, beyond those for what the ear makes of it: from speech tokens towards near-lossless.
+"""Codebooks for the waveform itself, beyond those of the residual VQ: from speech tokens towards near-lossless.
 
-The residual VQ says how loud each frequency is, so that it tells which coefficients of a lapped transform (MDCT, Princen & Bradley
-1986) matter most.  Each of these books codes the `values` coefficients of a frame that matter most by then, divided by what was
-expected of them; a coefficient that was coded matters less from then on, and may have its turn again.  That is the greedy
-allocation of bits by expected error, with nothing to send but codes.
+The residual VQ gives the magnitude of each frequency, and with it which coefficients of a lapped transform (MDCT, Princen &
+Bradley 1986) matter most.  Each of these books codes the `values` coefficients of a frame that matter most by then, divided by
+the magnitude that is expected of them; a coefficient that was coded matters less from then on, and may be coded again.  That is
+the greedy allocation of bits by expected error, with nothing to send but codes.
 
 Which coefficients those are must be the same wherever codes are made and read, so expectations are integers throughout: sums of
 products below 2^53 are exact in float64 in any order.
 """
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +18,31 @@ from torch.nn import functional as F
 
 from solfa.tokenizers.audio.layers import linear
 from solfa.tokenizers.audio.model.refinement import Refinement
-from solfa.tokenizers.audio.streaming import WHOLE, Stream
+from solfa.tokenizers.audio.stream_state import WHOLE, Past, Stream
 
 UNIT = 1 << 12  # the integer that stands for a cube-rooted magnitude of 1
 LATENT_UNIT, SHIFT = 1 << 8, 1 << 10  # of latents; prior weights are multiples of UNIT / LATENT_UNIT / SHIFT
 LEAST = UNIT // 40  # expected where the prior says nothing or less
 FALL = round(0.5 ** (1 / 3) * UNIT)  # factor on what is expected of a coefficient that was just coded
-FILL, VALLEY, NEAR = (
-    0.7,
-    0.4,
-    3,
-)  # of the coarse sound where nothing was coded; less beside louder coefficients, so many away
+# Of the coarse sound where nothing was coded this share is taken, less beside louder coefficients, up to so many away.
+FILL, VALLEY, NEAR = 0.7, 0.4, 3
+
+
+@dataclass
+class WaveState:
+    """samples: (B, step), the last ones; tail: (B, 1, step), the second half of the last step; latents: (B, 1, dim), the last."""
+
+    samples: Past = field(default_factory=Past)
+    tail: Past = field(default_factory=Past)
+    latents: Past = field(default_factory=Past)
 
 
 class WaveformBooks(nn.Module):
     """`books` codebooks of `size` vectors of `values` coefficients each.
 
-    A frame of `hop` samples is some steps of the transform, `step` samples each; `dim`: of the latents that tell what to expect;
-    `refine`: width of the network that has the last word in decoding, 0 for none; `past`: steps before that it sees.
+    A frame of `hop` samples is some steps of the transform, `step` samples each; `dim`: of the latents that expectations are
+    made from; `refine`: width of the network that does the last step of decoding, 0 for none; `past`: steps before each that
+    are its inputs.
     """
 
     prior: Tensor
@@ -58,32 +66,37 @@ class WaveformBooks(nn.Module):
     # ---- the transform ----------------------------------------------------------------------------------------------
 
     def analyse(self, x: Tensor, stream: Stream = WHOLE) -> Tensor:
-        """Samples (B, T * hop) -> coefficients (B, T, hop); a step hears `step` samples before its own."""
-        x = stream.recall((self, "analyse"), x, self.step)
-        stream.keep((self, "analyse"), x[:, -self.step :])
+        """Samples (B, T * hop) -> coefficients (B, T, hop); a step begins `step` samples before its own."""
+        state = stream.state(self, WaveState)
+        x = stream.recall(state.samples, x, self.step)
+        stream.keep(state.samples, x[:, -self.step :])
         return linear(x.unfold(1, 2 * self.step, self.step), self.basis.T).flatten(1).unflatten(1, (-1, self.hop))
 
     def synthesise(self, coefficients: Tensor, stream: Stream = WHOLE) -> Tensor:
         """Coefficients (B, T, hop) -> samples (B, T * hop), `step` samples late: overlapped and added."""
         pieces = coefficients.flatten(1).unflatten(1, (-1, self.step)) @ self.basis.T  # (B, T * parts, 2 step)
         first, second = pieces.chunk(2, dim=-1)
-        late = stream.recall((self, "synthesise"), second, 1)
-        stream.keep((self, "synthesise"), late[:, -1:])
-        return (first + late[:, :-1]).flatten(1)
+        state = stream.state(self, WaveState)
+        second = stream.recall(state.tail, second, 1)
+        stream.keep(state.tail, second[:, -1:])
+        return (first + second[:, :-1]).flatten(1)
 
-    # ---- what to expect ---------------------------------------------------------------------------------------------
+    # ---- expectations -----------------------------------------------------------------------------------------------
 
     def context(self, vectors: Tensor, stream: Stream = WHOLE) -> Tensor:
-        """What each book adds to the latents, (k, B, T, dim) -> (B, T, 2 dim + 1) whole numbers: now, before, and one."""
+        """What each book adds to the latents, (k, B, T, dim) -> (B, T, 2 dim + 1) whole numbers: this frame's latent, the one
+        before it, and one.
+        """
         now = (vectors.double() * LATENT_UNIT).round().sum(0)
-        both = stream.recall((self, "context"), now, 1)
-        stream.keep((self, "context"), now[:, -1:])
+        state = stream.state(self, WaveState)
+        both = stream.recall(state.latents, now, 1)
+        stream.keep(state.latents, now[:, -1:])
         return torch.cat([now, both[:, :-1], torch.full_like(now[..., :1], LATENT_UNIT)], dim=-1)
 
     def expect(self, vectors: Tensor, stream: Stream = WHOLE) -> Tensor:
-        """-> int64 (B, T, hop): the expected cube-rooted magnitude of each coefficient, in UNITs."""
-        linear = self.context(vectors, stream) @ self.prior.double()
-        return (linear / SHIFT).floor().long().clamp_min(LEAST)
+        """vectors: (k, B, T, dim) -> int64 (B, T, hop): the expected cube-rooted magnitude of each coefficient, in UNITs."""
+        scaled = self.context(vectors, stream) @ self.prior.double()
+        return (scaled / SHIFT).floor().long().clamp_min(LEAST)
 
     def choose(self, expected: Tensor) -> tuple[Tensor, Tensor]:
         """expected: int64 (N, hop) -> which coefficients the next book codes (N, values), and their scale."""

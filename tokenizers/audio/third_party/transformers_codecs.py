@@ -1,10 +1,9 @@
 """Audio tokenizers of others as `Codec`: Mimi, EnCodec, DAC, X-Codec 2 and Higgs Audio v2, run by `transformers`.
 
-MiMo's is found here too, and runs in modules of our own (`solfa.tokenizers.mimo`).  A checkpoint folder is recognized by the
+MiMo's is found here too, and runs in modules of our own (`third_party/mimo`).  A checkpoint folder is recognized by the
 `model_type` in its config.json.  Weights are read from safetensors alone, and code that comes with a checkpoint is never run.
 """
 
-import json
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -12,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from solfa.core import checkpoints
 from solfa.core.errors import UserError
+from solfa.core.guarded_build import limited_to, read_header, weight_files
 from solfa.tokenizers.audio.codec import Codec
 
 # Names of tensors that follow the codes, in published checkpoints: they do not decide codes, so not the fingerprint either.
@@ -31,10 +32,11 @@ AFTER_CODES = (
 )
 
 
-class ForeignCodec(Codec):
+class TransformersCodec(Codec):
     """A `transformers` model behind the interface of `Codec`; a subclass names the model and calls it.
 
-    Rows of a padded batch are encoded apart: these models were published for clips alone, and most hear the padding.
+    Rows of a padded batch are encoded apart: these models were published for single clips, and padding changes what most of
+    them give.
     """
 
     rows_apart = True
@@ -83,8 +85,8 @@ class ForeignCodec(Codec):
         return F.pad(wav, (0, codes.shape[2] * self.hop - wav.shape[1]))  # negative: cut
 
 
-class Mimi(ForeignCodec):
-    """Défossez et al. 2024, "Moshi": 12.5 frames per second; the first book carries meaning."""
+class Mimi(TransformersCodec):
+    """Défossez et al. 2024, "Moshi": 12.5 frames per second; the first book is distilled from features of meaning."""
 
     model_class, since, published = "MimiModel", "4.45", "kyutai/mimi"
 
@@ -94,7 +96,7 @@ class Mimi(ForeignCodec):
 
     @property
     def lm_books(self) -> int:
-        return min(8, self.books)  # what Moshi speaks
+        return min(8, self.books)  # what Moshi writes
 
     def codes(self, x: Tensor, books: int) -> Tensor:
         fewest = self.model.config.num_semantic_quantizers
@@ -111,8 +113,8 @@ class Mimi(ForeignCodec):
         return super()._apply(fn, recurse)
 
 
-class BandedCodec(ForeignCodec):
-    """Asks for books by the bandwidth that they make, of which the model offers a few."""
+class BandedCodec(TransformersCodec):
+    """A model that is asked for books by their bandwidth, of which it offers a few."""
 
     def _sizes(self) -> tuple[int, ...]:
         c, quantizer = self.model.config, self.model.quantizer
@@ -135,7 +137,7 @@ class Encodec(BandedCodec):
         c = self.model.config
         if c.normalize or c.chunk_length_s is not None:
             raise UserError(
-                "this EnCodec keeps a loudness for each chunk beside the codes, which codes alone cannot hold: use the 24 kHz one"
+                "this EnCodec keeps a loudness for each chunk beside the codes, which codes alone cannot hold: use hf:facebook/encodec_24khz"
             )
         return c.sampling_rate, math.prod(c.upsampling_ratios), self._sizes()
 
@@ -146,7 +148,7 @@ class Encodec(BandedCodec):
         return self.model.decode(codes[None], [None]).audio_values[:, 0]
 
 
-class Dac(ForeignCodec):
+class Dac(TransformersCodec):
     """Kumar et al. 2023, "High-Fidelity Audio Compression with Improved RVQGAN"."""
 
     model_class, since, published = "DacModel", "4.44", "descript/dac_24khz"
@@ -162,8 +164,8 @@ class Dac(ForeignCodec):
         return self.model.decode(audio_codes=codes).audio_values
 
 
-class XCodec2(ForeignCodec):
-    """Ye et al. 2025, "Llasa": one book of 65,536 codes, from sound and from the meaning that wav2vec2-BERT hears in it."""
+class XCodec2(TransformersCodec):
+    """Ye et al. 2025, "Llasa": one book of 65,536 codes, from sound and from wav2vec2-BERT's features of its meaning."""
 
     model_class, since, published = "Xcodec2Model", "5.14", "HKUSTAudio/xcodec2-hf"
 
@@ -188,7 +190,7 @@ class XCodec2(ForeignCodec):
 
 
 class Higgs(BandedCodec):
-    """Boson AI's Higgs Audio v2 tokenizer: 25 frames per second, from sound and from the meaning that HuBERT hears in it."""
+    """Boson AI's Higgs Audio v2 tokenizer: 25 frames per second, from sound and from HuBERT's features of its meaning."""
 
     model_class, since, published = "HiggsAudioV2TokenizerModel", "5.3", "bosonai/higgs-audio-v2-tokenizer"
 
@@ -203,7 +205,7 @@ class Higgs(BandedCodec):
         return self.model.decode(codes).audio_values[:, 0]
 
 
-FAMILIES: dict[str, type[ForeignCodec]] = {
+FAMILIES: dict[str, type[TransformersCodec]] = {
     "mimi": Mimi,
     "encodec": Encodec,
     "dac": Dac,
@@ -214,22 +216,23 @@ MIMO = "mimo_audio_tokenizer"
 
 
 def model_type(folder: Path) -> str | None:
-    """Whose model is in this folder, in the words of `transformers`; None for solfa's own and where config.json does not tell."""
+    """The `model_type` in a folder's config.json, as `transformers` names them; None for solfa's own and where there is none."""
     try:
-        header = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        header = checkpoints.read_json(folder / "config.json")
+    except UserError:
         return None
     if not isinstance(header, dict) or "kind" in header:
         return None
-    return header.get(
+    found = header.get(
         "model_type", MIMO if "vocoder_num_layers" in header else None
     )  # MiMo's is published without a type
+    return None if found is None else str(found)
 
 
-def load(folder: Path, kind: str) -> Codec:
+def load_third_party(folder: Path, kind: str) -> Codec:
     """The codec in a folder of MiMo's or of `transformers`, of one of the kinds in `FAMILIES`, in evaluation mode and float32.
 
-    Raises: UserError for another kind, for weights that are missing, damaged or of another format, and where
+    Raises: UserError for another kind, for weights that are missing, damaged, not finite or of another format, and where
     `transformers` is missing or too old.
     """
     if kind == MIMO:
@@ -242,7 +245,8 @@ def load(folder: Path, kind: str) -> Codec:
         )
     family = FAMILIES[kind]
     model_class = find(family)
-    with quiet():
+    header = {name: tensor for path in weight_files(folder) for name, tensor in read_header(path).items()}
+    with quiet(), limited_to(header, lambda reason: UserError(f"by its config.json {reason}"), exact=False):
         try:
             model, report = model_class.from_pretrained(
                 folder,
@@ -251,27 +255,28 @@ def load(folder: Path, kind: str) -> Codec:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-        except Exception as e:  # whatever a foreign file makes of a foreign library, by version
+        except Exception as e:  # whatever a file of others makes of a library of others, by version
             reason = str(e).strip().partition("\n")[0] or type(e).__name__
             raise UserError(f"{folder} cannot be read as {family.model_class}: {reason}") from e
     if wrong := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise UserError(
             f"the weights in {folder} do not fit {family.model_class}: {len(wrong)} are missing or of another shape, first {wrong[0]}; "
-            f"in the format of transformers there is {family.published}"
+            f"in the format of transformers there is hf:{family.published}"
         )
+    checkpoints.check_finite(model.state_dict(), folder)
     codec = family(model.float())
     codec.fingerprint = checkpoints.fingerprint(deciding_tensors(folder))
     return codec.eval()
 
 
-def untrained(kind: str, **config: Any) -> ForeignCodec:
+def untrained(kind: str, **config: Any) -> TransformersCodec:
     """A codec with random weights; `config` holds what differs from the defaults of `transformers`."""
     family = FAMILIES[kind]
     model_class = find(family)
     return family(model_class(model_class.config_class(**config))).eval()
 
 
-def find(family: type[ForeignCodec]) -> Any:
+def find(family: type[TransformersCodec]) -> Any:
     """The model's class in `transformers`.  Raises: UserError where it is missing or too old."""
     try:
         import transformers
@@ -286,13 +291,7 @@ def find(family: type[ForeignCodec]) -> Any:
 
 def deciding_tensors(folder: Path) -> dict[str, Tensor]:
     """What decides codes, as stored: names in files stay when `transformers` renames its modules."""
-    from safetensors.torch import load_file
-
-    index = folder / "model.safetensors.index.json"
-    names = (
-        sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    )
-    tensors = {key: value for name in names for key, value in load_file(folder / name).items()}
+    tensors = {key: value for path in weight_files(folder) for key, value in load_file(path).items()}
     return {key: value for key, value in tensors.items() if not key.startswith(AFTER_CODES)}
 
 

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from solfa.core import recipe
 from solfa.core.errors import UserError
-from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, AudioTokenizerConfig
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
+from solfa.tokenizers.audio.model.config import AudioTokenizerConfig
 
 HOP = 960
 
@@ -199,6 +201,78 @@ def test_files_give_the_same_codes(codec: AudioTokenizer, tmp_path: Path) -> Non
         twice.quantizer.codebooks[0, 0, 0] += 1
     twice.save_pretrained(tmp_path / "b")
     assert AudioTokenizer.from_pretrained(tmp_path / "b").fingerprint != once.fingerprint
+
+
+def test_saved_by_a_plain_string_with_its_prior(tmp_path: Path) -> None:
+    bundled = AudioTokenizer.own()
+    bundled.save_pretrained(str(tmp_path / "copy"))
+    again = AudioTokenizer.own(str(tmp_path / "copy"))
+    assert (again.fingerprint, again.wave_fingerprint) == (bundled.fingerprint, bundled.wave_fingerprint)
+    assert bundled.folder is not None
+    assert (tmp_path / "copy" / "prior.safetensors").read_bytes() == (bundled.folder / "prior.safetensors").read_bytes()
+    with torch.no_grad():
+        bundled.decoder.transform.bias.add_(1)  # which decides no code
+        bundled.save_pretrained(tmp_path / "decoder")
+        bundled.quantizer.codebooks[0, 0, 0] += 1
+        bundled.save_pretrained(tmp_path / "codebooks")
+    assert (tmp_path / "decoder" / "prior.safetensors").is_file()
+    assert not (tmp_path / "codebooks" / "prior.safetensors").exists(), "it was fitted to other codebooks"
+
+
+def test_audio_and_codes_in_other_forms(codec: AudioTokenizer) -> None:
+    x = sound(3000)
+    codes = codec.encode(x, 24_000)
+    array = x.numpy()
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    for same in (
+        array,
+        x.tolist(),
+        array.astype(">f4"),
+        array.astype(np.longdouble),
+        frozen,
+        array[None],
+        [x],
+        [array.tolist()],
+        tuple(x.tolist()),
+    ):
+        assert torch.equal(codec.encode(same, 24_000), codes)
+    two = codec.encode([x, x], 24_000)
+    assert torch.equal(two, codes.repeat(2, 1, 1))
+    backwards = np.ascontiguousarray(array[::-1])[::-1]  # negative strides
+    assert torch.equal(codec.encode(backwards, 24_000), codes)
+    wav = codec.decode(codes)
+    for as_codes in (codes.numpy(), codes.numpy().astype(np.uint16), codes.numpy().astype(">i4"), codes.tolist()):
+        assert torch.equal(codec.decode(as_codes), wav)
+    encoder, decoder = codec.stream_encoder(), codec.stream_decoder()
+    pushed = torch.cat([encoder.push(x[:1000].tolist()), encoder.push(array[1000:]), encoder.finish()], dim=1)
+    assert torch.equal(pushed, codes[0])
+    made = torch.cat([decoder.push(codes[0].tolist()), decoder.finish()])
+    torch.testing.assert_close(made, wav[0], atol=1e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wav", "found"),
+    [
+        (np.zeros(5, np.int16), "torch.int16"),  # of which scale nothing is known
+        ([0, 1, 2], "torch.int64"),
+        ([[0.0], [0.0, 1.0]], "list"),
+        (["a"], "list"),
+        ("clip.wav", "str"),
+        (None, "NoneType"),
+        (np.array(["a"], object), "ndarray"),
+        ([torch.zeros(2), torch.zeros(3)], "list"),
+    ],
+)
+def test_what_is_no_audio(codec: AudioTokenizer, wav: Any, found: str) -> None:
+    with pytest.raises(UserError, match=f"should be a float tensor, array or list .*, not {found}"):
+        codec.encode(wav, 24_000)
+
+
+@pytest.mark.parametrize("codes", [[[[0.5]]], [[[0], [0, 1]]], "codes", None, [["a"]]])
+def test_what_is_no_codes(codec: AudioTokenizer, codes: Any) -> None:
+    with pytest.raises(UserError, match="codes should be"):
+        codec.decode(codes)
 
 
 def test_a_better_decoder_keeps_the_fingerprint(codec: AudioTokenizer, tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import torch
 from solfa.tokenizers.audio.model.source_filter import (
     NOISE_PERIOD,
     SILENCE,
+    HeadState,
+    PulseState,
     SourceFilterHead,
     band_matrix,
     fixed_noise,
     pulse_train,
 )
-from solfa.tokenizers.audio.streaming import Stream
+from solfa.tokenizers.audio.stream_state import Stream
 
 RATE, HOP = 24_000, 240
 
@@ -77,7 +79,7 @@ def test_noise_is_the_same_everywhere() -> None:
 
 def test_noise_goes_on_where_it_ended() -> None:
     part, stream = head(), Stream()
-    stream.keep("noise", NOISE_PERIOD - 2400)
+    stream.state(part, HeadState).noise_from = NOISE_PERIOD - 2400
     pieces = [part.excitation(torch.full((1, 10), 100.0), stream)[1] for _ in range(2)]
     expected = torch.cat([part.noise[-2400:], part.noise[: pieces[0].shape[1] + pieces[1].shape[1] - 2400]])
     assert torch.equal(torch.cat(pieces, dim=1)[0], expected)
@@ -86,11 +88,11 @@ def test_noise_goes_on_where_it_ended() -> None:
 @pytest.mark.parametrize("frames", [1, 3, 50])
 def test_pulses_in_pieces_equal_the_whole(frames: int) -> None:
     f0 = 60 + 300 * torch.rand(2, 150, generator=torch.Generator().manual_seed(0))
-    stream, pieces = Stream(), []
+    state, pieces = PulseState(), []
     for at in range(0, 150, frames):
-        stream.ended = at + frames == 150
-        pieces.append(pulse_train(f0[:, at : at + frames], HOP, RATE, stream))
-        known = (at + frames) * HOP - (0 if stream.ended else HOP // 2)
+        ended = at + frames == 150
+        pieces.append(pulse_train(f0[:, at : at + frames], HOP, RATE, state, ended))
+        known = (at + frames) * HOP - (0 if ended else HOP // 2)
         assert sum(piece.shape[1] for piece in pieces) == known
     torch.testing.assert_close(torch.cat(pieces, dim=1), pulse_train(f0, HOP, RATE), atol=1e-6, rtol=0)
 
@@ -98,11 +100,11 @@ def test_pulses_in_pieces_equal_the_whole(frames: int) -> None:
 @pytest.mark.slow
 def test_phase_does_not_depend_on_pieces_for_an_hour() -> None:
     generator = torch.Generator().manual_seed(0)
-    coarse, fine = Stream(), Stream()
+    coarse, fine = PulseState(), PulseState()
     for minute in range(60):
         f0 = 80 + 200 * torch.rand(1, 6000, generator=generator)
-        whole = pulse_train(f0, HOP, RATE, coarse)
-        pieces = torch.cat([pulse_train(piece, HOP, RATE, fine) for piece in f0.split(8, dim=1)], dim=1)
+        whole = pulse_train(f0, HOP, RATE, coarse, ended=False)
+        pieces = torch.cat([pulse_train(piece, HOP, RATE, fine, ended=False) for piece in f0.split(8, dim=1)], dim=1)
         torch.testing.assert_close(pieces, whole, atol=1e-4, rtol=0, msg=f"minute {minute}")
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from solfa import AudioTokenizer, UserError
 from solfa.cli import run
 from solfa.tokenizers.audio.audio_file import write_wav
 from solfa.tokenizers.audio.codec import Codec
-from solfa.tokenizers.audio.third_party import transformers_codecs as foreign
+from solfa.tokenizers.audio.third_party import transformers_codecs
 from solfa.tokenizers.datasets.shards.token_dataset import TokenDataset
 from solfa.tokenizers.evaluation.evaluate_codec import evaluate
 
@@ -63,10 +64,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints as `transformers` writes them, of the kinds that the installed version has."""
     found = {}
     for kind, config in TINY.items():
-        if hasattr(transformers, foreign.FAMILIES[kind].model_class):
+        if hasattr(transformers, transformers_codecs.FAMILIES[kind].model_class):
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                model = foreign.untrained(kind, **config).model
+                model = transformers_codecs.untrained(kind, **config).model
                 rouse(model)
             found[kind] = tmp_path_factory.mktemp("foreign") / f"tiny-{kind}"
             model.save_pretrained(found[kind])
@@ -101,7 +102,9 @@ def rouse(model: Any) -> None:
 @pytest.fixture(params=TINY)
 def kind(request: pytest.FixtureRequest, folders: dict[str, Path]) -> str:
     if request.param not in folders:
-        pytest.skip(f"transformers {transformers.__version__} has no {foreign.FAMILIES[request.param].model_class}")
+        pytest.skip(
+            f"transformers {transformers.__version__} has no {transformers_codecs.FAMILIES[request.param].model_class}"
+        )
     return request.param
 
 
@@ -169,7 +172,7 @@ def test_rows_of_a_padded_batch_are_those_alone(codec: Codec, sample_rate: int |
 
 def test_codes_are_those_of_transformers(codec: Codec, kind: str, folders: dict[str, Path]) -> None:
     """As its documentation has it: the model's own feature extractor, then the model."""
-    model = getattr(transformers, foreign.FAMILIES[kind].model_class).from_pretrained(folders[kind]).eval()
+    model = getattr(transformers, transformers_codecs.FAMILIES[kind].model_class).from_pretrained(folders[kind]).eval()
     samples = 6 * codec.hop - 7
     wav = sound(samples)
     if kind == "xcodec2":
@@ -201,7 +204,7 @@ def test_fingerprint_is_of_what_decides_codes(
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return AudioTokenizer.from_pretrained(folder)
 
-    decisive = foreign.deciding_tensors(folders[kind])
+    decisive = transformers_codecs.deciding_tensors(folders[kind])
     codec = loaded[kind]
     wav = sound(9 * codec.hop)
     codes = codec.encode(wav, codec.sample_rate)
@@ -248,7 +251,7 @@ def test_demo_takes_one_book_and_many(codec: Codec, speech_clip: Path) -> None:
         app.reconstruct_tab(codec)
     (slider,) = [block for block in page.blocks.values() if isinstance(block, gradio.Slider)]
     assert slider.visible is (codec.books > 1)
-    made, *_ = app.reconstruct(codec, app.take(codec, str(speech_clip)), codec.lm_books)
+    made, *_ = app.reconstruct(codec, app.read_recording(codec, str(speech_clip)), codec.lm_books)
     assert made is not None
     assert made[0] == codec.sample_rate
 
@@ -292,9 +295,16 @@ def test_folders_that_cannot_be_used(
     folder = copy("f")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-8])
-    refused(folder, "cannot be read as MimiModel")
+    refused(folder, "model.safetensors is damaged or not a safetensors file")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    refused(folder, "cannot be read as MimiModel.*model.safetensors")
+    refused(folder, "has no model.safetensors")
+    refused(copy("g", num_hidden_layers=10**8), "asks for more")
+    refused(copy("h", hidden_size=-8), "cannot be read as MimiModel")
+    folder = copy("i")
+    tensors = load_file(folder / "model.safetensors")
+    next(iter(tensors.values())).view(-1)[0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    refused(folder, "NaN or infinite weights")
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")  # the sentence is all
 
@@ -312,13 +322,13 @@ def test_mimos_comes_the_same_way(said: dict[str, str], tmp_path: Path) -> None:
 
 def test_stereo_encodec_in_chunks_is_refused() -> None:
     with pytest.raises(UserError, match="2 channels"):
-        foreign.untrained("encodec", **{**TINY["encodec"], "audio_channels": 2})
+        transformers_codecs.untrained("encodec", **{**TINY["encodec"], "audio_channels": 2})
     with pytest.raises(UserError, match="loudness for each chunk"):
-        foreign.untrained("encodec", **TINY["encodec"], chunk_length_s=1.0, overlap=0.01, normalize=True)
+        transformers_codecs.untrained("encodec", **TINY["encodec"], chunk_length_s=1.0, overlap=0.01, normalize=True)
 
 
 def test_transformers_too_old_or_missing(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign.Mimi, "model_class", "MimiModelOfTheFuture")
+    monkeypatch.setattr(transformers_codecs.Mimi, "model_class", "MimiModelOfTheFuture")
     refused(folders["mimi"], "needs transformers 4.45 or newer, and .* is installed")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    refused(folders["encodec"], r"EncodecModel needs transformers: run pip install 'solfa\[codecs\]'")
+    refused(folders["encodec"], r"EncodecModel needs transformers: run pip install '\.\[codecs\]'")

@@ -1,7 +1,6 @@
-"""What the published `config.json` of MiMo-Audio-Tokenizer says, under its own names."""
+"""The settings in the published `config.json` of MiMo-Audio-Tokenizer, under their own names."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
-from solfa.core import recipe
+from solfa.core import checkpoints, recipe
 from solfa.core.errors import UserError
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"LayerNorm": nn.LayerNorm, "RMSNorm": partial(nn.RMSNorm, eps=1e-6)}
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
+LARGEST = 1 << 20  # of all sizes: far above useful ones
 SEGMENT = 6000  # mel frames that are encoded, and decoded, at a time: 60 s, where the reference cuts long audio
 
 # Of the file, but of no use here: for training, never read by the reference, or Hugging Face's own.
@@ -91,11 +91,10 @@ class MiMoAudioTokenizerConfig:
         return self.decoder_attn_window_size[:1] + (0,) if self.decoder_causal else self.decoder_attn_window_size
 
     def unsupported(self) -> str | None:
-        """The first setting that the modules here could not honour, if any."""
-        numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.type is int}
-        small = next((name for name, value in numbers.items() if value < 1), None)
-        if small:
-            return f"{small} {numbers[small]}"
+        """The first setting that the modules here do not support, if any."""
+        numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.type in (int, "int")}
+        if odd := next((name for name, value in numbers.items() if not 1 <= value <= LARGEST), None):
+            return f"{odd} {numbers[odd]}"
         windows = (self.encoder_attn_window_size, self.decoder_attn_window_size, self.vocoder_attn_window_size)
         heads = (self.encoder_attention_heads, self.decoder_attention_heads, self.vocoder_attention_heads)
         dims = (self.d_model, self.d_model, self.vocoder_dim)
@@ -119,20 +118,15 @@ class MiMoAudioTokenizerConfig:
 
 def read_config(path: Path) -> MiMoAudioTokenizerConfig:
     """Raises: UserError where the file is missing, unreadable, another model's, or asks for what is not here."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"checkpoint folder {path.parent} has no config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError):
-        raise UserError(f"{path} is not readable JSON") from None
+    values = checkpoints.read_json(path)
     names = [f.name for f in dataclasses.fields(MiMoAudioTokenizerConfig)]
     missing = [name for name in names if not isinstance(values, dict) or name not in values]
     if missing:
         raise UserError(f"{path} is not of a MiMo-Audio-Tokenizer: it has no {missing[0]!r}")
     values = {key: value for key, value in values.items() if key not in IGNORED}
-    foreign = sorted(values.keys() - set(names))
-    if foreign:
-        raise UserError(f"{path} has {foreign[0]!r}, which this MiMo-Audio-Tokenizer does not know")
+    unknown = sorted(values.keys() - set(names))
+    if unknown:
+        raise UserError(f"{path} has {unknown[0]!r}, which this MiMo-Audio-Tokenizer does not know")
     if isinstance(values["codebook_size"], int):
         values["codebook_size"] = [values["codebook_size"]]
     config = recipe.build(MiMoAudioTokenizerConfig, values, str(path))

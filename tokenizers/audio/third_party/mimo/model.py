@@ -4,8 +4,8 @@ waveform -> log-mel at 100 Hz -> Encoder: convolutions and a Transformer at 50 H
 Transformer at 50 Hz, a coarse mel at 100 Hz -> Vocoder: a Transformer with a short window and an inverse STFT -> waveform.
 
 Our own modules under the published names, so that the published state dict loads as it is; plain PyTorch attention.  As the
-reference's program does, audio is encoded and decoded in segments of a minute, each on its own.  The encoder hears the whole segment,
-so codes depend on where audio begins and ends; a row of a padded batch is heard up to its own end, as if it were alone.
+reference's program does, audio is encoded and decoded in segments of a minute, each on its own.  The encoder attends to the whole
+segment, so codes depend on where audio begins and ends; a row of a padded batch is encoded up to its own end, as if it were alone.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solfa.core import checkpoints
+from solfa.core.guarded_build import limited_to
 from solfa.core.torchaudio_functional import functional as AF
-from solfa.tokenizers.audio.codec import Codec
+from solfa.tokenizers.audio.codec import AudioLike, Codec
 from solfa.tokenizers.audio.resample import resample, resampled_length
 from solfa.tokenizers.audio.third_party.mimo.config import NORMS, SEGMENT, MiMoAudioTokenizerConfig, read_config
 from solfa.tokenizers.audio.third_party.mimo.quantizer import ResidualVectorQuantizer
 from solfa.tokenizers.audio.third_party.mimo.transformer import TransformerLayer
-from solfa.tokenizers.audio.third_party.mimo.weights import OPTIONAL, load_weights
+from solfa.tokenizers.audio.third_party.mimo.weights import OPTIONAL, load_weights, read_headers
 
 LM_BOOKS = 8  # that MiMo's language models speak
 LOUDEST = 1e2  # STFT magnitude that the vocoder may ask for
@@ -175,8 +176,11 @@ class MiMoAudioTokenizer(Codec):
 
         Raises: UserError for files that are missing, unreadable or another model's, or a setting that is not supported.
         """
-        with torch.device("meta"):  # no time for first values that the file replaces
-            model = cls(read_config(folder / "config.json"))
+        config, header = read_config(folder / "config.json"), read_headers(folder)
+        path = folder / checkpoints.WEIGHTS
+        # Without memory or time for first values, which the file replaces.  Some of its tensors may be left out (OPTIONAL).
+        with limited_to(header, lambda reason: checkpoints.misfit(path, reason), exact=False), torch.device("meta"):
+            model = cls(config)
         model.to_empty(device="cpu")
         load_weights(model, folder)
         model.name = folder.name
@@ -201,8 +205,10 @@ class MiMoAudioTokenizer(Codec):
         return min(LM_BOOKS, self.books)
 
     @torch.inference_mode()
-    def encode(self, wav: Tensor, sample_rate: int, lengths: Tensor | None = None, books: int | None = None) -> Tensor:
-        """As `Codec.encode`, with each row heard up to its own last sample: silence after it would change the codes."""
+    def encode(
+        self, wav: AudioLike, sample_rate: int, lengths: Tensor | None = None, books: int | None = None
+    ) -> Tensor:
+        """As `Codec.encode`, each row up to its own last sample: silence after it would change the codes."""
         wav, sample_rate, lengths = self.check_audio(wav, sample_rate, lengths)
         books = self.check_books(books)
         ends = [wav.shape[1]] * len(wav) if lengths is None else lengths.tolist()

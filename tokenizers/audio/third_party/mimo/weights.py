@@ -1,6 +1,5 @@
 """The published weights: one `model.safetensors`, or shards that `model.safetensors.index.json` lists."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from solfa.core import checkpoints
 from solfa.core.errors import UserError
+from solfa.core.guarded_build import read_header, weight_files
 
 # What the reference computes itself, or reads in training only; files without it are whole.
 OPTIONAL = ("_codebook.inited", "_codebook.cluster_size", "_codebook.embed_avg", "istft.window")
@@ -18,7 +18,7 @@ OPTIONAL = ("_codebook.inited", "_codebook.cluster_size", "_codebook.embed_avg",
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Fill all of `model`, whose parameters may be uninitialized, in their own dtype.
 
-    Raises: UserError where a tensor is missing, foreign or of another shape, or a file cannot be read.
+    Raises: UserError where a tensor is missing, not of this model, of another shape or not finite, or a file cannot be read.
     """
     tensors = read_tensors(folder)
     for name, value in model.state_dict().items():
@@ -27,22 +27,19 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     checkpoints.load_into(model, tensors, folder)
 
 
+def read_headers(folder: Path) -> dict[str, Tensor]:
+    """Names, shapes and types of all tensors, on the `meta` device.  Raises: UserError as `load_weights`."""
+    return {name: tensor for path in weight_files(folder) for name, tensor in read_header(path).items()}
+
+
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors by name, as they are stored."""
-    index = folder / "model.safetensors.index.json"
-    shards = ["model.safetensors"]
-    if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            shards = sorted({str(name) for name in weight_map.values()})
-        except (json.JSONDecodeError, UnicodeDecodeError, OSError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{index} is not an index of safetensors files") from None
+    """All tensors by name, as they are stored.  Raises: UserError as `load_weights`."""
     tensors: dict[str, Tensor] = {}
-    for path in (folder / shard for shard in shards):
-        if not path.is_file():
-            raise UserError(f"checkpoint folder {folder} has no {path.name}")
+    for path in weight_files(folder):
+        read_header(path)
         try:
             tensors.update(load_file(path))
-        except (SafetensorError, OSError) as e:
+        except (SafetensorError, OSError, RuntimeError) as e:
             raise UserError(f"{path} is damaged or not a safetensors file") from e
+    checkpoints.check_finite(tensors, folder)
     return tensors

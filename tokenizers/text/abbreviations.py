@@ -33,7 +33,8 @@ def phrases(text: str) -> str:
     text = re.sub(r"\bw/\s?(?=[a-z])", "with ", text)
     text = re.sub(rf"({SPEECH})([Nn]o)\.(?=\s\d)", r"\1\2 . ", text)
     for short, full in BEFORE_NUMBERS.items():
-        text = re.sub(rf"\b{short}\.?\s?(?=\d)|\b{short}\.\s(?=[IVXLC]+\b|[A-Z]\b)", f"{full} ", text)
+        numeral = "" if full.startswith("number") else rf"|\b{short}\.\s(?=[IVXLC]+\b|[A-Z]\b)"
+        text = re.sub(rf"\b{short}\.?\s?(?=\d){numeral}", f"{full} ", text)
     text = re.sub(r"(?<!\w)#\s?(?=\d)", "number ", text)
     streets = rf"(\d+[A-Z]?\s(?:[NSEW]\.?\s)?(?:[A-Z][a-z]+\s|\d+[a-z]+\s)+)({'|'.join(STREETS)})\b\.?"
     text = re.sub(streets, lambda m: m[1] + STREETS[m[2]] + ends_sentence(m), text)
@@ -58,7 +59,8 @@ def romans(text: str) -> str:
         return f"{m[1]} {re.sub(r'-|–', ' to ', numbers)}"
 
     def king(m: re.Match[str]) -> str:
-        alone = m["n"] == "I" and m[1] in ("King", "Queen", "Pope")
+        initial = re.match(r"\.? [A-Z]", m.string[m.end() : m.end() + 3])  # "Robert I. Bouck"
+        alone = m["n"] == "I" and (m[1] in ("King", "Queen", "Pope") or initial)
         return m[0] if alone else f"{m[1]} the {ordinal(value(m['n']))}"
 
     def named(m: re.Match[str]) -> str:

@@ -35,6 +35,8 @@ SPEAKABLE = re.compile(
 
 def fold(text: str) -> str:
     """Unicode quotes, dashes, full-width and accented letters in their plain form; other scripts stay."""
+    if text.isascii():
+        return text.translate(QUOTES_AND_DASHES)
     for sign, plain in FRACTION_SIGNS.items():
         text = re.sub(rf"(?<=\d)\s*{sign}", f" {plain}", text).replace(sign, plain)
     text = re.sub(r"(?<=\d)\u2212(?=[\d.])", " - ", text).replace("\u2212", "-")
@@ -66,8 +68,10 @@ def normalize(text: str, known: Collection[str] = ()) -> str:
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", text.replace("\r\n", "\n"))
     text = TAG.sub(lambda m: " \x00 " if m[1].lower() == "pause" else " ", text)
     text = fold(feet_and_inches(text))
+    figures = any(c.isdigit() for c in text) or "^" in text
     for rule in RULES:
-        text = rule(text)
+        if figures or rule not in FIGURES:
+            text = rule(text)
     return _tidy(capitals(text, known))
 
 
@@ -117,6 +121,9 @@ RULES: tuple[Callable[[str], str], ...] = (
     abbreviations,
     _symbols,
 )
+
+
+FIGURES = frozenset((long_numbers, iso_dates, codes, money, decades, dates, powers, fractions, units, plain_numbers))
 
 
 def _tidy(text: str) -> str:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 
 from solfa.core import checkpoints
 from solfa.core.errors import UserError
+from solfa.tokenizers.text.acronyms import INTERJECTIONS
+from solfa.tokenizers.text.corrections import CORRECTIONS
+from solfa.tokenizers.text.homographs import choose
 from solfa.tokenizers.text.normalize import PAUSE, TAG, fold, normalize, speakable, unknown_tags
 from solfa.tokenizers.text.sentences import split_sentences
 
@@ -34,16 +37,7 @@ LETTER_NAMES = {
     "Q": "k y uw1", "R": "aa1 r", "S": "eh1 s", "T": "t iy1", "U": "y uw1", "V": "v iy1", "W": "d ah1 b ax l y uw",
     "X": "eh1 k s", "Y": "w ay1", "Z": "z iy1",
 }  # fmt: skip
-# Before these a homograph ("record", "use") is a verb, before or after those a noun or adjective.
-VERB_AFTER = frozenset(
-    "to i you we they who will would can could may might must shall should do does did don't doesn't didn't won't can't "
-    "cannot couldn't wouldn't shouldn't not never please let's it'll i'll we'll you'll they'll he'll she'll i'd you'd".split()
-)
-NOUN_AFTER = frozenset(
-    "the a an my your his its our their this that these those no any some each every all many few several such own other two three of in on at for by with from as is was "
-    "are were be been very so more most".split()
-)
-OBJECTS = frozenset("the a an my your his her its our their this that these those it them me him us".split())
+DRAWN_OUT = re.compile(r"([a-z])\1{2,}")
 
 
 @dataclass(frozen=True)
@@ -196,24 +190,33 @@ class TextTokenizer:
         out = []
         for i, (word, phones) in enumerate(zip(words, said, strict=True)):
             readings = (phones if phones is not None else guessed[word]).split("\t")
-            before, after = words[i - 1] if i else "", words[i + 1] if i + 1 < len(words) else ""
-            out.append(readings[-1 if len(readings) > 1 and _is_verb(before, after) else 0].split())
+            out.append(choose(words, i, readings).split())
         for i, word in enumerate(words):
             if word == "the" and i + 1 < len(out) and out[i + 1][0][0] in "aeiou":
                 out[i] = ["dh", "iy"]
         return out
 
     def _known(self, word: str) -> str | None:
-        """Phones from the lexicon or by rule; None for a word that must be spelled out."""
+        """Phones from the tables, the lexicon or by rule; None for a word that must be spelled out."""
         if word.isupper():
             return LETTER_NAMES.get(word) if len(word) == 1 else None
+        if word in CORRECTIONS:
+            return CORRECTIONS[word]
+        if (sound := INTERJECTIONS.get(word) or INTERJECTIONS.get(DRAWN_OUT.sub(r"\1\1", word))) is not None:
+            return sound
         if word in self.lexicon:
             return self.lexicon[word]
+        if DRAWN_OUT.search(word):  # "sooo", "noooo"
+            for short in (DRAWN_OUT.sub(r"\1\1", word), DRAWN_OUT.sub(r"\1", word)):
+                if short in self.lexicon:
+                    return self.lexicon[short]
         stem, mark, ending = word.rpartition("'")
         if not mark:
             return None
         if stem and ending in CLITICS:
-            known = LETTER_NAMES.get(stem) or self.lexicon.get(stem) or self.spell_out([stem])[0]
+            known = (
+                LETTER_NAMES.get(stem) or CORRECTIONS.get(stem) or self.lexicon.get(stem) or self.spell_out([stem])[0]
+            )
             return " ".join(attach(known.split("\t")[0].split(), ending))
         return self.lexicon.get(word.replace("'", ""))
 
@@ -254,10 +257,6 @@ def _changes(written: str, read: str) -> list[tuple[str, str]]:
     plain = [[w.lower().strip(",.?!;:\"'()\u201c\u201d\u2018\u2019-\u2013\u2014") for w in side] for side in (a, b)]
     codes = SequenceMatcher(None, *plain, autojunk=False).get_opcodes()
     return [(" ".join(a[i:j]), " ".join(b[k:n])) for code, i, j, k, n in codes if code != "equal"]
-
-
-def _is_verb(before: str, after: str) -> bool:
-    return before in VERB_AFTER or after in OBJECTS and before not in NOUN_AFTER
 
 
 def _left_out(text: str) -> list[str]:

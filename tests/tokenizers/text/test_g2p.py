@@ -68,13 +68,13 @@ def test_alignment_finds_the_obvious_chunks():
 
 def test_training_in_miniature(tmp_path):
     """A regular toy language is learned, and the folder that training writes can be loaded."""
-    sounds = {"a": "aa1", "b": "b", "d": "d", "e": "eh1", "t": "t", "k": "k"}
-    words = ["".join(w) for w in itertools.product("bdtk", "ae", "bdtk", "ae", ["", *"bdtk"])]
+    sounds = {"a": "aa1", "b": "b", "d": "d", "e": "eh1", "t": "t"}
+    words = ["".join(w) for w in itertools.product("bdt", "ae", "bdt", "ae", ["", "t"])]
     table = tmp_path / "p.tsv"
     table.write_text("".join(f"{w}\t{' '.join(sounds[c] for c in w)}\n" for w in words), encoding="utf-8")
     assert len(read_pronunciations(table)) == len(words)
     out = tmp_path / "text"
-    main([str(table), "--out", str(out), "--steps", "60", "--lexicon-bytes", "200", "--lexicon-surely", "3"])
+    main([str(table), "--out", str(out), "--steps", "40", "--lexicon-bytes", "200", "--lexicon-surely", "3"])
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))["config"]
     assert {"per", "wer"} <= config["held_out_error_percent"].keys()
     assert (out / "lexicon.txt").stat().st_size <= 200

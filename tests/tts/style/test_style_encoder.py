@@ -172,6 +172,7 @@ class TestBundled:
     def test_long_instructions_are_read_to_the_end(self, encoder):
         assert encoder.encode("a calm man with a deep voice. " * 15 + "he speaks very fast.").gender < 0
 
+    @pytest.mark.slow
     def test_speed(self, encoder):
         encoder.encode("warm up")
         start = time.process_time()

@@ -157,7 +157,7 @@ def test_info_prints_one_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(word in page for word in ("torch", "device", "checkpoint", "codec-24khz", "kbps", "train"))
 
 
-def test_info_tells_a_library_from_the_portaudio_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_names_a_missing_portaudio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(info, "_installed", lambda name: True)
     for there, line in ((True, "play    installed"), (False, "play    installed, but the PortAudio library is not: ")):
         monkeypatch.setattr(info, "can_play", lambda there=there: there)

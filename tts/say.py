@@ -2,11 +2,12 @@
 
 import codecs
 import dataclasses
+import io
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import typer
@@ -116,7 +117,7 @@ def read_stdin() -> Iterator[str]:
     """Standard input as text, each piece as soon as it arrives.  Raises: UserError when it is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        while data := sys.stdin.buffer.read1(4096):
+        while data := cast(io.BufferedReader, sys.stdin.buffer).read1(4096):
             yield decoder.decode(data)
         yield decoder.decode(b"", final=True)
     except UnicodeDecodeError:

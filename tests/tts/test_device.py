@@ -1,10 +1,9 @@
 """Speaking on another device than the CPU, on machines that have none.
 
-`SecondDevice` makes tensors that call themselves CUDA tensors and compute on the CPU.  As on a GPU, they cannot be mixed with
-tensors of the CPU, and `.numpy()` fails on them.
+`SecondTensor` is a tensor that calls itself a CUDA tensor and computes on the CPU.  As on a GPU, it cannot be mixed with
+tensors of the CPU, and `.numpy()` fails.
 """
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from solfa.tts import synthesizer
@@ -25,9 +23,9 @@ MAY_MIX = {"aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put_"}
 
 
 class SecondTensor(torch.Tensor):
-    """A tensor on the second device; `inner` has its values on the CPU."""
+    """A tensor on the second device; `held` has its values on the CPU."""
 
-    inner: torch.Tensor
+    held: torch.Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -40,17 +38,17 @@ class SecondTensor(torch.Tensor):
             dtype=inner.dtype,
             device=SECOND,
         )
-        made.inner = inner
+        made.held = inner
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return compute(func, args, kwargs or {})
 
 
 def inner(values: Any) -> Any:
     """The same arguments with tensors of the CPU."""
-    return tree_map_only(SecondTensor, lambda x: x.inner, values)
+    return tree_map_only(SecondTensor, lambda x: x.held, values)
 
 
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
@@ -67,13 +65,6 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
         if func._schema.is_mutable:
             return args[0]
         return tree_map_only(torch.Tensor, SecondTensor, out) if here else out
-
-
-class Operations(TorchDispatchMode):
-    """Operations on tensors of the second device."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return compute(func, args, kwargs or {})
 
 
 class Factories(TorchFunctionMode):
@@ -99,9 +90,7 @@ def second_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     monkeypatch.setattr(synthesizer, "pick", torch.device)
     monkeypatch.setattr(synthesizer, "seeded", lambda seed, device: torch.Generator().manual_seed(seed))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(Operations())
-        stack.enter_context(Factories())
+    with Factories():
         yield SECOND
     torch.__future__.set_overwrite_module_params_on_conversion(before)
 

@@ -25,7 +25,9 @@ from solfa.tokenizers.text.tokenizer import TextTokenizer
 from solfa.tts.model import STYLES, Conditions, TTSConfig, TTSModel, Voice
 from solfa.tts.planner import PlannerConfig, Prosody
 from solfa.tts.training import train_tts as train
-from solfa.tts.training.train_tts import Batches, TTSRecipe, Utterance, collate, losses
+from solfa.tts.training.train_tts import losses
+from solfa.tts.training.tts_data import Batches, Utterance, collate
+from solfa.tts.training.tts_recipe import TTSRecipe
 
 VOICES = (Voice("described"), Voice("ann", 1.0, 0.0, 200.0), Voice("bob", -1.0, 0.0, 100.0))
 TINY = TTSConfig(
@@ -108,7 +110,9 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_codec: AudioTokenizer, tiny_codec_folder: Path
 ) -> None:
     items = [utterance(i, "ann") for i in range(12)] + [utterance(20, "ann")._replace(heldout=True)]
-    monkeypatch.setattr(train, "read", lambda recipe, text: (items, str(tiny_codec_folder), tiny_codec.fingerprint))
+    monkeypatch.setattr(
+        train, "read_utterances", lambda recipe, text: (items, str(tiny_codec_folder), tiny_codec.fingerprint)
+    )
 
     def run(out: str, steps: int) -> dict[str, torch.Tensor]:
         recipe = TTSRecipe(
@@ -132,7 +136,7 @@ def test_starting_from_a_checkpoint_keeps_voices_by_name_and_learns_new_codes(
 ) -> None:
     monkeypatch.setattr(
         train,
-        "read",
+        "read_utterances",
         lambda recipe, text: (list(map(utterance, range(6))), str(tiny_codec_folder), tiny_codec.fingerprint),
     )
     torch.manual_seed(1)
@@ -162,7 +166,9 @@ def test_starting_from_a_checkpoint_keeps_voices_by_name_and_learns_new_codes(
 def test_another_tokenizers_tokens_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_codec_folder: Path
 ) -> None:
-    monkeypatch.setattr(train, "read", lambda recipe, text: ([utterance(0)], str(tiny_codec_folder), "0" * 16))
+    monkeypatch.setattr(
+        train, "read_utterances", lambda recipe, text: ([utterance(0)], str(tiny_codec_folder), "0" * 16)
+    )
     with pytest.raises(UserError, match="made by another"):
         train.run(TTSRecipe(data="tokens", out=str(tmp_path), model=TINY, steps=1, precision="no"))
 

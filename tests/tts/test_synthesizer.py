@@ -108,7 +108,7 @@ def test_mistakes_beside_pieces_are_found_before_a_piece_is_read(tts: TTS) -> No
         with pytest.raises(UserError):
             tts.stream(untouched(), **arguments)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="not bytes"):
-        list(tts.stream(iter([b"Hello."])))  # type: ignore[list-item]
+        list(tts.stream(iter([b"Hello."])))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="not int"):
         tts.stream(7)  # type: ignore[arg-type]
 

@@ -43,8 +43,8 @@ def slot_power(wav: Floats, sample_rate: int) -> Floats:
     whole = np.zeros((count + 1) * size)
     whole[: min(len(wav), count * size)] = wav[: count * size]
     around = np.concatenate([whole[: size // 2], whole])  # what precedes the first slot is as loud as its first half
-    frames = {"frame_length": 2 * size, "hop_length": size, "center": False}
-    return np.square(librosa.feature.rms(y=around, dtype=np.float64, **frames)[0, :count])
+    rms = librosa.feature.rms(y=around, frame_length=2 * size, hop_length=size, center=False, dtype=np.float64)
+    return np.square(rms[0, :count])
 
 
 def decibels(power: Floats | float) -> Floats:

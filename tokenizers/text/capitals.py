@@ -19,6 +19,8 @@ def capitals(text: str, known: Collection[str]) -> str:
         bare = token[:-1] if token.endswith("s") and token[:-1].isupper() and len(token) > 2 else token
         if token in ("PhD", "PhDs"):
             return "P H D" + ("'s" if token[-1] == "s" else "")
+        if mixed := re.fullmatch(r"([a-z]{1,4})([A-Z]{2,4})", token):  # "iOS"
+            return f"{mixed[1]} {' '.join(mixed[2])}{ending.lower()}"
         if not bare.isupper() or bare in PRONOUNCED_ACRONYMS or _squeezed(bare) in INTERJECTIONS:
             whole = token.lower() in known or token.startswith(NAME_PREFIXES)
             return m[0].lower() if whole or bare.isupper() else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", m[0]).lower()

@@ -5,6 +5,7 @@ They are looked up before the lexicon.  Flite, from which the lexicon comes, spe
 """
 
 _TABLE = """
+conduct: k aa1 n d ax k t\tk ax n d ah1 k t
 thousandth: th aw1 z ax n th; thousandths: th aw1 z ax n th s; twelfths: t w eh1 l f th s; wouldst: w uh1 d s t
 tchaikovsky: ch ay k ao1 f s k iy; nvidia: eh n v ih1 d iy ax; siobhan: sh ih v ao1 n; goethe: g er1 t ax
 beyonce: b iy aa1 n s ey; schadenfreude: sh aa1 d ax n f r oy d ax; github: g ih1 t hh ah b; gitlab: g ih1 t l ae b

@@ -116,7 +116,7 @@ def fractions(text: str) -> str:
             return f"{number(m[1])} over {number(m[2])}{unit}"
         return part(top, bottom) + unit + (" to " if m["to"] else "")
 
-    unit = rf"(?:\s?(?P<unit>{NAMES})(?![\w/.'^]))?(?P<to>\s?[-\u2013]\s?(?=\d))?"
+    unit = rf"(?:\s?(?P<unit>{NAMES})(?![\w/'^])(?:\.(?=\s[a-z]))?)?(?P<to>\s?[-\u2013]\s?(?=\d))?"
     text = re.sub(rf"(?<![\w./,])(\d{{1,6}})[\s-](\d{{1,3}})/(\d{{1,3}})(?![\w/]){unit}", mixed, text)
     text = re.sub(r"(?<=\d)\s/\s(?=\d)|(?<=\d)/(?=\d+(?:\.\d+)?\s?=)", " divided by ", text)
     text = re.sub(r"\b(1\d{3}|20\d\d)/(\d\d)\b(?!/)", lambda m: f"{year(int(m[1]))} {cardinal(int(m[2]))}", text)

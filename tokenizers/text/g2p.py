@@ -93,10 +93,8 @@ class Speller:
     @classmethod
     def from_folder(cls, folder: Path) -> "Speller":
         """From a checkpoint of kind "text"."""
-        config, tensors = checkpoints.load(folder, "text")
-        model = LetterToPhone(LetterToPhoneConfig.from_dict(config["g2p"]))
-        checkpoints.load_into(model, tensors, folder)
-        return cls(model)
+        config = checkpoints.read_config(folder, "text")
+        return cls(checkpoints.fill(lambda: LetterToPhone(LetterToPhoneConfig.from_dict(config["g2p"])), folder))
 
     def __call__(self, words: list[str]) -> list[str]:
         """Words of letters and apostrophes -> phones with spaces between; "" for a word without any letter."""

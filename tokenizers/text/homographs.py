@@ -21,6 +21,13 @@ THIRD_PERSON = frozenset(
     "he she it who which that never always also often usually".split()
 )  # before verbs that end in s
 ADVERBS = frozenset("never always also often usually still just only even really simply then ever soon".split())
+PLURAL = re.compile(
+    r"people|children|men|women|\w{3,}(?<![isu'])s"
+)  # the subject of a verb, when it stands near the beginning
+NO_SUBJECTS = frozenset(  # these stand before nouns
+    "sports sales news savings goods arms this his was has yes always perhaps various less across towards besides sometimes "
+    "does business previous process access express class press cross its is as us".split()
+)
 WINDOW = 12  # words on each side that can decide
 
 _BE = r"(?:is|are|was|were|be|been|being|am|i'm|it's|he's|she's|they're|we're|you're|isn't|wasn't|aren't)"
@@ -44,10 +51,11 @@ RULES: dict[str, list[tuple[str, str]]] = {
     "read": [
         (rf"\b{_MODAL} {_ADVERB}(?:\w+ and )?_\b|\b(?:do|does|did|can|could|will|would|should|may) (?:\w+ ){{1,2}}_\b", _READ),
         (rf"\b(?:{_HAVE}|{_BE}) {_ADVERB}_\b|\b(?:well|widely|just|once|already|recently) _\b|\b{_HAVE} \w+ (?:ever )?_\b", _HAS_READ),
+        (r"\b(?:my|his|her|the|our|your|their) (?!children\b|people\b|men\b|women\b)\w+(?<!s) _\b", _HAS_READ),
         (r"\b(?:he|she|it|who|\w+(?<!s)'s|never|finally|then|aloud) _\b", _HAS_READ),
         (r"\b(?:good|great|quick|long|easy|an?|interesting|must|worth a) _(?! only\b)\b", _READ),
-        (r"_.*\b(?:yesterday|ago|last (?:night|week|month|year|summer)|when (?:i|he|she|we|they) (?:was|were)|aloud to us)\b", _HAS_READ),
-        (r"\b(?:yesterday|ago|last (?:night|week|month|year|summer)|once)\b.* _\b", _HAS_READ),
+        (r"_.*\b(?:yesterday|ago|last \w+|when (?:i|he|she|we|they) (?:was|were)|aloud to us)\b", _HAS_READ),
+        (r"\b(?:yesterday|ago|last \w+|once)\b.* _\b", _HAS_READ),
         (r"_.*\b(?:every|always|often|usually|sometimes|daily)\b|\b(?:always|often|usually|sometimes|seldom|rarely) _\b", _READ),
         (r"^_\b|\b(?:and|then|you|they|people|children|students|\w+(?:ers|ies|ents|ids)) _\b|\b(?:if|when|as) (?:you|we|they|i) _\b", _READ),
         (r"\b(?:i|we) _\b", _HAS_READ),
@@ -55,15 +63,15 @@ RULES: dict[str, list[tuple[str, str]]] = {
     "lead": [
         (r"_ (?:singers?|roles?|actors?|actress|guitar\w*|vocal\w*|times?|story|authors?|engineers?|designers?|investigator|to|us|me|them|him|her|by)\b", _LEAD),
         (r"_ (?:paint|pipes?|poisoning|bullets?|shot|ore|mines?|acid|weights?|levels?|exposure|pencils?|roof|based|free|oxide|glass|crystal|contamination|plates?|batter(?:y|ies)|sheets?|content)\b", _LEAD_METAL),
-        (rf"_ and {_METALS}\b|\b{_METALS} (?:and|or) _\b|_ in (?:the )?(?:water|paint|gasoline|petrol|drinking|soil|blood|pipes)\b", _LEAD_METAL),
-        (r"\b(?:made of|tons? of|pounds? of|piece of|lump of|sheets? of|pieces of|traces of|made from|molten|melted|heavy as|melt|containing|contains?|like) _\b|\bpencils?\b.* _\b(?! to\b)", _LEAD_METAL),
+        (rf"_ and {_METALS}\b|\b{_METALS} (?:and|or) _\b|_ in (?:it|them|(?:the )?(?:water|paint|gasoline|petrol|drinking|soil|blood|pipes))\b", _LEAD_METAL),
+        (r"\b(?:made of|tons? of|pounds? of|piece of|lump of|sheets? of|pieces of|traces of|made from|(?:covered|coated|lined|wrapped) (?:in|with)|molten|melted|heavy as|melt|containing|contains?|like) _\b|\bpencils?\b.* _\b(?! to\b)", _LEAD_METAL),
         (r"_ is (?:a |an )?(?:\w+ )?(?:metal|element|toxic|poison\w*|heavy|soft|dense|heavier)\b", _LEAD_METAL),
         (r"_", _LEAD),
     ],
     "live": [
         (r"_ (?:music|shows?|concerts?|broadcast\w*|stream\w*|audiences?|tv|television|coverage|performances?|albums?|recordings?|wires?|bait|ammunition|rounds|animals?|birds?|chat|video|events?|updates?|on (?:the )?(?:air|tv|stage|television|radio|screen)|from)\b", _LIVELY),
         (r"\b(?:go|goes|went|going|gone|broadcast|aired|streamed|performed|performing|perform|play|played|playing|sang|sing|singing|reporting|recorded|shown|watched? (?:it|them|him|her)|saw (?:it|them|him|her)|see (?:it|them|him|her)) _\b", _LIVELY),
-        (rf"\b{_BE} _(?! in \w+ (?:house|town|city)\b)", _LIVELY),
+        (rf"\b{_BE} (?:now |also |finally |not |still |currently |all )?_(?! in \w+ (?:house|town|city)\b)", _LIVELY),
         (r"\b(?:an?|the|this|another|first|our) _ \w+", _LIVELY),
         (r"_", _LIVE),
     ],
@@ -114,7 +122,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
         (r"_", "w uw1 n d"),
     ],
     "tear": [
-        (r"_ (?:up|apart|down|off|out|open|it|them|away|through|along|the|your|his|her|into|in (?:the|my|his|her|your|their|a))\b|\b(?:wear and|muscle|ligament|a small) _\b", "t eh1 r"),
+        (r"_ (?:up|apart|down|off|out|open|it|them|away|through|along|the|your|his|her|into|in (?:the|my|his|her|your|their|a)(?! eyes?\b))\b|\b(?:wear and|muscle|ligament|a small) _\b", "t eh1 r"),
         (rf"\b{_MODAL} {_ADVERB}_\b", "t eh1 r"),
         (r"_", "t ih1 r"),
     ],
@@ -123,7 +131,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
         (r"_", "t ih1 r z"),
     ],
     "bass": [
-        (r"\b(?:sea|striped|largemouth|smallmouth|black|caught|catch|fish\w*|fry|fried|grilled|lake|eat|ate|baked|pound|cook\w*) (?:an? |for |the |some |\w+ )?_\b|_ (?:fishing|fisherman|swam|swim\w*|boat|fillets?|in (?:the|this|that) (?:lake|river|pond))\b", "b ae1 s"),
+        (r"\b(?:sea|striped|largemouth|smallmouth|black|caught|catch|fish\w*|fry|fried|grilled|lake|eat|ate|baked|pound|cook\w*) (?:(?:an?|for|the|some|\w+) ){0,2}_\b|_ (?:fishing|fisherman|swam|swim\w*|boat|fillets?|in (?:the|this|that) (?:lake|river|pond))\b", "b ae1 s"),
         (r"_", "b ey1 s"),
     ],
     "dove": [
@@ -148,7 +156,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
     ],
     "deserts": [(r"\bjust _\b", "d ih z er1 t s")],
     "desert": [(r"\b(?:soldiers|men|troops|friends) _ (?:the|their|his|him|her|me|us|them)\b", "d ih z er1 t")],
-    "house": [(rf"\b{_MODAL} {_ADVERB}_ (?:the|them|him|her|us|me|an?|up|over|more|about|these|all|\w+ (?:people|refugees|families|students))\b", "hh aw1 z")],
+    "house": [(r"\b(?:can|could|will|would|must|may|might|should|cannot|can't) _\b", "hh aw1 z"), (rf"\b{_MODAL} {_ADVERB}_ (?:the|them|him|her|us|me|an?|up|over|more|about|these|all|\w+ (?:people|refugees|families|students))\b", "hh aw1 z")],
     "learned": [(r"\b(?:an?|the|my|most|very|your|his|some) _ (?:man|men|woman|women|scholars?|professor|judges?|friends?|colleagues?|societ(?:y|ies)|doctor|people|counsel)\b", "l er1 n ih d")],
     "aged": [(r"\b(?:the|an|my|his|her|their|our|your) _(?! (?:\w+ty|\d|one|two|three|four|five|six|seven|eight|nine|ten|cheese|beef|wine|whiskey)\b)", "ey1 jh ih d")],
     "blessed": [(r"\b(?:the|every|o|this|my) _(?! (?:him|her|them|us|me|it|by)\b)", "b l eh1 s ih d"), (r"_", "b l eh1 s t")],
@@ -189,6 +197,8 @@ def is_verb(words: list[str], at: int) -> bool:
         at_before -= 1  # "to fully record"
     before = words[at_before] if at else ""
     after = words[at + 1] if at + 1 < len(words) else ""
+    if at and at_before <= 2 and after not in ("", "of") and PLURAL.fullmatch(before) and before not in NO_SUBJECTS:
+        return not words[at].endswith("s")  # "prices increase every year"
     if words[at].endswith("s") and not words[at].endswith("ss"):
         return before in THIRD_PERSON or after in OBJECTS and before not in NOUN_AFTER
     return before in VERB_AFTER or after in OBJECTS and before not in NOUN_AFTER

@@ -4,7 +4,15 @@ import re
 
 from solfa.tokenizers.text.date_words import ends_sentence
 from solfa.tokenizers.text.number_words import cardinal, decimal, number, pairs, plural
-from solfa.tokenizers.text.written_forms import COUNTED, NO_NOUN, PER_WORDS, SPACED_UNITS, UNITS, WITH_POINT
+from solfa.tokenizers.text.written_forms import (
+    COUNTED,
+    MEASURED_THINGS,
+    NO_NOUN,
+    PER_WORDS,
+    SPACED_UNITS,
+    UNITS,
+    WITH_POINT,
+)
 
 AMOUNT = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 NAMES = "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True))
@@ -16,8 +24,10 @@ LENGTHS = frozenset(("meter", "kilometer", "centimeter", "millimeter", "mile", "
 
 def attributive(before: str, after: str) -> bool:
     """Whether an amount between these texts stands before a noun, in the singular: "a $5 bill", "the 100 m race"."""
-    noun = re.match(r"\s+([a-z]+)", after)
-    return bool(noun and noun[1] not in NO_NOUN and ARTICLE.search(before[-10:]))
+    noun = re.match(r"\s+([A-Za-z]+)", after[:40])
+    if not noun or noun[1] in NO_NOUN:
+        return False
+    return bool(ARTICLE.search(before[-10:])) or noun[1] in MEASURED_THINGS
 
 
 def full_name(unit: str) -> str:
@@ -69,12 +79,12 @@ def powers(text: str) -> str:
         if not sign and size in ("2", "3"):
             power = "squared" if size == "2" else "cubed"
         unit = f" {plural(UNITS[m['unit']])}" if m["unit"] else ""
-        return f"{base} {power}{unit}"
+        return f"{base} {power}{unit}" + (f" per {UNITS[m['per']]}" if m["per"] else "")
 
     text = re.sub(r"(?<=[\d.])\s?[x*]\s?(?=10\^)", " times ", text)
     text = re.sub(
         rf"(?P<base>(?<![\w.])(?:{AMOUNT})|(?<![A-Za-z])[A-Za-z]{{1,2}}|\))\^\(?(?P<exponent>[-+]?(?:\d{{1,4}}|[a-z]))\)?(?![\w^])"
-        rf"(?:\s?(?P<unit>{NAMES})(?![\w/^.]))?",
+        rf"(?:\s?(?P<unit>{NAMES})(?:/(?P<per>{NAMES}))?(?![\w/^.]))?",
         lambda m: m[0] if m["base"] in UNITS and re.search(r"\d\s?$|/$", m.string[: m.start()]) else spoken(m),
         text,
     )

@@ -88,7 +88,7 @@ def _layout(text: str) -> str:
 def _symbols(text: str) -> str:
     """Signs in words; brackets, dashes and dots as pauses."""
     text = re.sub(r"(?<=[a-z])\s?/\s?(?=[a-z])", " ", text, flags=re.I)
-    text = re.sub(r"(?<!\.)\.{2,}+(?=\s*[a-z])", ",", text)
+    text = re.sub(r"(?<!\.)\.{2,}+(?=\s*[a-z])|(?<=\b[Ii])\.{2,}+(?=\s*I\b)", ",", text)
     text = re.sub(r"(?<=\w)\[(\w{1,20})\]", r" \1 ", text)
     text = re.sub(r"[()\[\]{}|\u2022]+", " , ", text)
     text = (

@@ -132,6 +132,8 @@ def _ends_sentence(text: str, mark: re.Match[str], final: bool) -> bool | None:
         return True
     if not following and (quoted or trails_off):
         return True if final or len(rest) == CONTEXT else None
+    if trails_off and re.search(r"\bI$", text[: mark.start()][-2:]) and following[0] == "I":  # "I... I don't know"
+        return False
     if quoted or trails_off:
         return not following[0].islower()
     return _point_ends_sentence(text[max(0, mark.start() - CONTEXT) : mark.end()], rest, final)

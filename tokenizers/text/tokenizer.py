@@ -6,6 +6,7 @@ consonants, vowels ("ow"), stressed vowels ("ow1"), punctuation as pauses, and `
 """
 
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -99,7 +100,7 @@ class TextTokenizer:
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None) -> "TextTokenizer":
-        """The bundled default, a bundled name, a folder or a hub id."""
+        """The bundled default, a bundled name, a folder, or hf:owner/name."""
         return cls(checkpoints.resolve(name, "text"))
 
     @property
@@ -138,7 +139,7 @@ class TextTokenizer:
     def normalize(self, text: str) -> str:
         """`text` as it will be read aloud, in words; raises `UserError` when there is nothing to say or too much."""
         check(text)
-        spoken = normalize(text, self.lexicon.keys())
+        spoken = normalize(text, ChainMap(CORRECTIONS, self.lexicon))  # type: ignore[arg-type]
         if not re.search("[A-Za-z]", TAG.sub("", spoken)):
             raise UserError(f"there is nothing to speak in the text {_short(text)}")
         return spoken

@@ -44,7 +44,7 @@ TAGS = (
 SYMBOLS = {
     "&": "and", "%": "percent", "‰": "per mille", "+": "plus", "=": "equals", "@": "at", "×": "times", "÷": "divided by",
     "±": "plus or minus", "°": "degrees", "©": "copyright", "§": "section", "<": "less than", ">": "greater than",
-    "≤": "at most", "≥": "at least", "≠": "is not", "≈": "about", "→": "to", "√": "square root of", "∞": "infinity",
+    "≤": "at most", "≥": "at least", "≠": "is not", "≈": "about", "→": "to", "√": "square root of", "∞": "infinity", "★": "star",
     "π": "pi", "µ": "micro", "μ": "micro", "$": "dollars", "€": "euros", "£": "pounds", "¥": "yen", "₹": "rupees", "¢": "cents",
     "#": "number", "²": "squared", "³": "cubed",
 }  # fmt: skip
@@ -95,6 +95,12 @@ COUNTED = (
     "barrels|workers|children|members|streams|visitors|tourists|acres|doses|cases|parameters|params|tokens|songs|books|words|"
     "years|hours|women|men|students|deaths|refugees|dollars|euros|pounds|readers|fans|likes|steps|records|rows|samples|residents"
 )
+# After these an amount is an adjective even without an article: "16 oz. bottle", "60W bulb".
+MEASURED_THINGS = frozenset(
+    "bag bags bottle bottles bulb bulbs can cans box boxes jar jars steak steaks battery batteries motor engine run race walk hike radius "
+    "screen screens monitor monitors cable cables charger adapter wall fence ladder board boards pipe pipes rope tank tanks pizza pack "
+    "timer warranty loan limit zone diameter outlet laptop phone drive drives memory dress waist lens speaker speakers".split()
+)
 # Words that do not make the amount before them an adjective: "the $5 he owes", against "the $5 bill".
 NO_NOUN = frozenset(
     "of in per and or to for from at by on with is was are were be been has have had will would can could may might must that which "
@@ -113,7 +119,7 @@ ABBREVIATIONS = {
     "Pvt": "private", "Esq": "esquire", "Assn": "association", "Bldg": "building", "Ste": "suite", "Hwy": "highway", "Ln": "lane",
     "Intl": "international", "Natl": "national", "Govt": "government", "govt": "government", "mgmt": "management",
     "max": "maximum", "min": "minimum", "avg": "average", "Amb": "ambassador", "Supt": "superintendent", "Msgr": "monsignor",
-    "Fr": "father", "Mtn": "mountain", "Pkwy": "parkway",
+    "Sec": "secretary", "Approx": "approximately", "Est": "established", "Avg": "average", "Incl": "including", "Fr": "father", "Mtn": "mountain", "Pkwy": "parkway",
     "Jan": "january", "Feb": "february", "Mar": "march", "Apr": "april", "Jun": "june", "Jul": "july", "Aug": "august",
     "Sep": "september", "Sept": "september", "Oct": "october", "Nov": "november", "Dec": "december",
     "Mon": "monday", "Tue": "tuesday", "Tues": "tuesday", "Wed": "wednesday", "Thu": "thursday", "Thurs": "thursday",
@@ -125,13 +131,16 @@ TRAILING = frozenset(  # these may end a sentence, titles may not
     "Sun Esq Assn Hwy Ln Bldg misc Dept dept Univ Pkwy Mtn".split()
 )
 # Ordinary words unless something follows.
-NEEDS_MORE = frozenset("Mon Sun Sat Mar Fri Co Rep est Hon Gen Fr max min Amb Ste Maj misc".split())
+NEEDS_MORE = frozenset("Sec Est Mon Sun Sat Mar Fri Co Rep est Hon Gen Fr max min Amb Ste Maj misc".split())
 BEFORE_NUMBERS = {  # "No. 5", "Fig. 2", "Vol. IV"
     "[Nn]o": "number", "[Nn]os": "numbers", "[Ff]ig": "figure", "[Ff]igs": "figures", "[Ee]q": "equation", "[Ee]qs": "equations",
     "[Vv]ol": "volume", "[Vv]ols": "volumes", "[Cc]h": "chapter", "[Ss]ec": "section", "[Aa]rt": "article", "[Aa]pt": "apartment",
     "pp": "pages", "p": "page", "[Ee]xt": "extension", "[Rr]ef": "reference", "[Ee]d": "edition", "[Rr]m": "room",
 }  # fmt: skip
 PHRASES = {
+    r"WW(?:I|1)": "world war one",
+    r"WW(?:II|2)": "world war two",
+    r"Ctrl": "control",
     r"e\.\s?g\.?,?": "for example",
     r"i\.\s?e\.?,?": "that is",
     r"et al\.": "et al",

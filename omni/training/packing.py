@@ -7,6 +7,7 @@ spread over more processes, reads the same rows.  Text is UTF-8, one id a byte.
 
 import bisect
 import glob
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -247,6 +248,13 @@ class PackedRows:
             order = np.random.default_rng((self.seed, source, epoch)).permutation(len(self.packed[source]))
             self._orders[source] = epoch, order
         return source, int(self._orders[source][1][at])
+
+    def digest(self) -> str:
+        """Of the lengths of all documents: another digest means other data."""
+        found = hashlib.sha256()
+        for source in self.sources:
+            found.update(np.ascontiguousarray(source.lengths, np.int64).tobytes())
+        return found.hexdigest()
 
     def rows(self, first: int, count: int) -> Packed:
         """Rows first..first+count-1 of the run."""

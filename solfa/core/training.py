@@ -1,23 +1,10 @@
-"""What every trainer of solfa shares: schedule, moving average of weights, and state that survives a crash.
+"""What the trainers compute beside their losses: the learning rate's schedule, how much of a run is done, averages of weights."""
 
-State is a folder of safetensors and JSON (no pickle), written aside and renamed.
-"""
-
-import json
 import math
-import os
-import shutil
 import time
-from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-from solfa.core.atomic import sync_folder
-from solfa.core.errors import UserError
 
 
 def cosine_rate(progress: float, warmup: float = 0.02, floor: float = 0.03) -> float:
@@ -39,31 +26,34 @@ def wsd_rate(progress: float, warmup: float = 0.02, decay: float = 0.2, floor: f
 
 
 class Clock:
-    """How much of a run is done, counted in steps, or in minutes where those are given: the same in all processes.
+    """How much of a run is done, in steps, in minutes, or in both: then whichever comes first ends the run.
 
-    elapsed: seconds that earlier sittings of the run took.
+    Args:
+        steps, minutes: the length of the run; at least one of them is given.
+        elapsed: seconds that the run took before it was continued now.
     """
 
-    def __init__(self, steps: int, minutes: float | None, elapsed: float = 0.0):
+    def __init__(self, steps: int | None, minutes: float | None, elapsed: float = 0.0):
+        assert steps is not None or minutes is not None
         self.steps, self.minutes, self.began = steps, minutes, time.monotonic() - elapsed
 
     def elapsed(self) -> float:
+        """Seconds."""
         return time.monotonic() - self.began
 
-    def progress(self, step: int, device: torch.device) -> float:
-        """-> 0..1 before step number `step`, as the first process sees it, so that all of them stop together."""
-        if self.minutes is None:
-            return step / self.steps
-        share = torch.tensor(self.elapsed() / (60 * self.minutes), device=device)
-        if torch.distributed.is_initialized():
-            torch.distributed.broadcast(share, 0)
-        return float(share)
+    def progress(self, step: int) -> float:
+        """The share of the run that is done before step number `step`: 0..1, or more."""
+        in_steps = step / self.steps if self.steps is not None else 0.0
+        return max(in_steps, self.elapsed() / (60 * self.minutes) if self.minutes is not None else 0.0)
 
     def left(self, step: int, seconds_a_step: float) -> float:
         """Seconds that the rest of the run will take."""
-        return max(
-            0.0, seconds_a_step * (self.steps - step) if self.minutes is None else 60 * self.minutes - self.elapsed()
-        )
+        limits = []
+        if self.steps is not None:
+            limits.append(seconds_a_step * (self.steps - step))
+        if self.minutes is not None:
+            limits.append(60 * self.minutes - self.elapsed())
+        return max(0.0, min(limits))
 
 
 class WeightAverage:
@@ -71,10 +61,11 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay, self.updates = decay, 0
-        self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.state: dict[str, Tensor] = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        """Take in the weights after a step."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))  # early on, forget the initial weights fast
         names, values = zip(*((n, p.detach()) for n, p in model.named_parameters()), strict=True)
@@ -83,61 +74,9 @@ class WeightAverage:
             if name in self.state:
                 self.state[name].copy_(value)
 
-
-def save_state(
-    folder: Path,
-    facts: dict[str, Any],
-    modules: dict[str, dict[str, Tensor]],
-    optimizers: dict[str, torch.optim.Optimizer],
-) -> None:
-    """Replace `folder` with the run's state: JSON facts, named tensors, optimizer moments."""
-    aside, old = folder.with_name(folder.name + ".writing"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for name, tensors in modules.items():
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, aside / f"{name}.safetensors")
-    for name, optimizer in optimizers.items():
-        state = optimizer.state_dict()["state"]
-        flat = {f"{i}.{k}": v.detach().cpu().clone() for i, values in state.items() for k, v in values.items()}
-        save_file(flat, aside / f"{name}.safetensors")
-    (aside / "facts.json").write_text(json.dumps(facts))
-    for path in aside.iterdir():  # a rename may otherwise outlive the loss of power that its content does not
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    sync_folder(aside)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    os.replace(aside, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def find_state(folder: Path) -> Path | None:
-    """The newest whole state, also when the last run died between two renames."""
-    for candidate in (folder, folder.with_name(folder.name + ".writing"), folder.with_name(folder.name + ".old")):
-        if (candidate / "facts.json").is_file():
-            return candidate
-    return None
-
-
-def load_state(
-    folder: Path, optimizers: dict[str, torch.optim.Optimizer]
-) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """-> (facts, tensors by module); the optimizers are filled in place."""
-    facts = json.loads((folder / "facts.json").read_text())
-    modules = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        flat = load_file(path)
-        if path.stem not in optimizers:
-            modules[path.stem] = flat
-            continue
-        optimizer = optimizers[path.stem]
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in flat.items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = value
-        own = optimizer.state_dict()
-        if state and len(state) > sum(len(g["params"]) for g in own["param_groups"]):
-            raise UserError(f"the saved state in {folder} belongs to another model; choose another output folder")
-        optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
-    return facts, modules
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor], updates: int) -> None:
+        """Go on from a saved average.  Raises: KeyError or RuntimeError where it is of another model."""
+        for name, value in self.state.items():
+            value.copy_(state[name])
+        self.updates = updates

@@ -77,7 +77,7 @@ def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
 )
 def test_a_recipe_that_ships_fits_its_settings(path: Path) -> None:
     """Unknown keys are errors, so a recipe in the repository cannot rot."""
-    from solfa.omni.training.train_omni import OmniRecipe
+    from solfa.omni.training.omni_recipe import OmniRecipe
     from solfa.tokenizers.training.train_codec import CodecRecipe
     from solfa.tts.training.train_tts import TTSRecipe
 

@@ -1,4 +1,4 @@
-"""What trainers share: the clock, averages of weights, and a state that survives a crash at any moment."""
+"""What trainers share: the clock, averages of weights, and a state that survives a crash at any moment, or is refused."""
 
 import shutil
 from pathlib import Path
@@ -9,19 +9,21 @@ from torch import nn
 
 from solfa.core import training
 from solfa.core.errors import UserError
-from solfa.core.training import Clock, WeightAverage, find_state, load_state, save_state
+from solfa.core.training import Clock, WeightAverage
+from solfa.core.training_state import find_state, load_state, save_state
 
-CPU = torch.device("cpu")
 
-
-def test_a_clock_counts_steps_or_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_counts_steps_or_minutes_whichever_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(training.time, "monotonic", lambda: now)
-    steps, minutes = Clock(8, None), Clock(8, 2.0, elapsed=30.0)
-    assert [steps.progress(n, CPU) for n in (0, 2, 8)] == [0, 0.25, 1]
-    assert (minutes.progress(5, CPU), minutes.left(5, 1.0)) == (0.25, 90)
+    steps, minutes, both = Clock(8, None), Clock(None, 2.0, elapsed=30.0), Clock(8, 2.0, elapsed=30.0)
+    assert [steps.progress(n) for n in (0, 2, 8)] == [0, 0.25, 1]
+    assert (minutes.progress(5), minutes.left(5, 1.0)) == (0.25, 90)
+    assert [both.progress(n) for n in (0, 2, 4, 8)] == [0.25, 0.25, 0.5, 1], "the steps end it"
+    assert (both.left(4, 1.0), both.left(4, 100.0)) == (4, 90)
     now = 190.0
-    assert (minutes.progress(5, CPU), minutes.elapsed(), minutes.left(5, 1.0)) == (1, 120, 0)
+    assert (minutes.progress(5), minutes.elapsed(), minutes.left(5, 1.0)) == (1, 120, 0)
+    assert both.progress(1) == 1, "the minutes end it"
     assert steps.left(6, 1.5) == 3
 
 
@@ -56,10 +58,10 @@ def test_state_comes_back_with_the_optimizer(tmp_path: Path) -> None:
     facts, tensors = load_state(tmp_path / "state", {"optimizer": fresh})
     assert facts == {"step": 3}
     torch.testing.assert_close(tensors["model"], dict(model.state_dict()), rtol=0, atol=0)
-    for mine, theirs in zip(
+    for restored, saved in zip(
         fresh.state_dict()["state"].values(), optimizer.state_dict()["state"].values(), strict=True
     ):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+        torch.testing.assert_close(restored, saved, rtol=0, atol=0)
     smaller = torch.optim.AdamW([next(other.parameters())])
     with pytest.raises(UserError, match="another model"):
         load_state(tmp_path / "state", {"optimizer": smaller})
@@ -75,3 +77,14 @@ def test_a_crash_between_two_renames_leaves_a_whole_state(tmp_path: Path, surviv
     assert find_state(tmp_path / "state") == tmp_path / survivor
     save_state(tmp_path / "state", {"step": 2}, {"model": model.state_dict()}, {"optimizer": optimizer})
     assert load_state(tmp_path / "state", {})[0] == {"step": 2}
+
+
+@pytest.mark.parametrize("file", ["facts.json", "model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_damaged_state_is_one_sentence_with_the_remedy(tmp_path: Path, file: str, cut: int) -> None:
+    model, optimizer, _ = trained(1)
+    save_state(tmp_path / "state", {"step": 1}, {"model": model.state_dict()}, {"optimizer": optimizer})
+    path = tmp_path / "state" / file
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=f"{file} is missing or damaged.*remove .*state to begin it again"):
+        load_state(tmp_path / "state", {"optimizer": optimizer})

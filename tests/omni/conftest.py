@@ -8,9 +8,9 @@ import pytest
 
 from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.decoder.moe import MoEConfig
+from solfa.omni.training.omni_recipe import OmniRecipe
 from solfa.omni.training.packing import SourceConfig
 from solfa.omni.training.stability import StabilityConfig
-from solfa.omni.training.train_omni import OmniRecipe
 
 ATTENTION = AttentionConfig(heads=4, kv_heads=2, qk_dim=8, v_dim=8, rotary_dim=4)
 WORDS = "one two three four five six seven eight nine ten eleven twelve".split()

@@ -1,16 +1,16 @@
 """Training clips for the audio tokenizer: decoded once, with F0, into flat arrays on disk; then random crops from them.
 
-A batch is a function of (seed, step) alone, so a resumed run sees exactly what an undisturbed one would have seen.
+A batch is a function of (seed, step) alone, so a resumed run reads exactly what an undisturbed one would have read.
 """
 
-import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -20,17 +20,38 @@ from torch import Tensor
 from solfa.core.atomic import write_bytes
 from solfa.core.errors import UserError
 from solfa.core.progress import track
-from solfa.tokenizers.audio.audio_file import AUDIO_SUFFIXES, read_audio
+from solfa.tokenizers.audio.audio_file import read_audio
+from solfa.tokenizers.audio.bad_audio import BadAudio
 from solfa.tokenizers.audio.model.features import MEAN_F0
+from solfa.tokenizers.datasets.readers.clip import Clip
+from solfa.tokenizers.datasets.readers.corpus import read_corpus
 
 MAX_SECONDS = 20.0
-PEAK = 0.6
+SHORTEST = 10  # frames
+QUIETEST = 1e-4  # peak of full scale 1: below it a clip is silence
+PEAK = 0.6  # of every clip in the store
+AUDIO_FOLDERS = (
+    "wavs",
+    "wav",
+    "clips",
+    "audio",
+)  # folders of a corpus of one speaker, who is better named by what is above
 
 
 class Source(NamedTuple):
-    path: Path
+    """A clip to learn from.  speech: whether F0 is to be measured; music and noises have none."""
+
+    clip: Clip
     speaker: str
     speech: bool
+
+
+class NothingUsable(UserError):
+    """Not one of some clips could be decoded.  rejects: as in `ClipStore`."""
+
+    def __init__(self, rejects: list[dict[str, str]]):
+        super().__init__(f"none of the training files could be used; the first: {rejects[0]['reason']}")
+        self.rejects = rejects
 
 
 class Batch(NamedTuple):
@@ -44,27 +65,22 @@ class Batch(NamedTuple):
         return (self.f0 / MEAN_F0).log(), self.voiced
 
 
-def list_sources(folders: Sequence[str]) -> list[Source]:
-    """Audio files below the folders; a `metadata.csv` (file, speaker, language) beside them names speakers.
+def list_sources(corpora: Sequence[str]) -> list[Source]:
+    """The clips of corpora in any layout that `solfa tokenize` reads.
 
-    Without one, a file's speaker is the folder that it lies in.  Language `none` marks music and noises.
+    A clip's speaker is the one that its corpus names, otherwise the folder that it lies in.  Language `none` marks music and
+    noises.  Raises: UserError for a corpus that does not exist, holds no audio, or has a damaged table.
     """
-    found = []
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise UserError(f"no training folder {folder}")
-        tables = sorted(folder.rglob("metadata.csv"))
-        for table in tables:
-            with table.open(encoding="utf-8", newline="") as f:
-                for row in csv.DictReader(f):
-                    speaker = row.get("speaker") or table.parent.name
-                    found.append(Source(table.parent / row["file"], speaker, row.get("language") != "none"))
-        if not tables:
-            files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-            found += [Source(p, p.parent.name, True) for p in files]
-    if not found:
-        raise UserError(f"no audio files below {', '.join(map(str, folders))}")
-    return found
+    return [
+        Source(clip, str(clip.row.get("speaker") or folder_of(clip)), clip.row.get("language") != "none")
+        for corpus in corpora
+        for clip in read_corpus(corpus)
+    ]
+
+
+def folder_of(clip: Clip) -> str:
+    folder = clip.path.absolute().parent
+    return folder.parent.name if folder.name in AUDIO_FOLDERS else folder.name
 
 
 def is_heldout(speaker: str, percent: float) -> bool:
@@ -81,24 +97,34 @@ def measure_f0(samples: np.ndarray, sample_rate: int, hop: int) -> np.ndarray:
     return pyworld.stonemask(wide, f0, times, sample_rate).astype(np.float32)
 
 
-def _load(job: tuple[Source, int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-    source, rate, hop = job
+def _load(job: tuple[Source, int, int]) -> tuple[np.ndarray, np.ndarray] | tuple[str, str]:
+    """(source, rate, hop) -> float16 samples and F0; or why the clip cannot be used, as a word and a sentence."""
+    (clip, _, speech), rate, hop = job
     try:
-        x = read_audio(source.path, sample_rate=rate).samples[: int(MAX_SECONDS * rate)]
-    except UserError:
-        return None
+        data = clip.data() if clip.data else None
+        x = read_audio(clip.path, rate, data, clip.span).samples[: int(MAX_SECONDS * rate)]
+    except BadAudio as e:
+        return e.kind, str(e)
+    except UserError as e:
+        return "other", str(e)
     peak = np.abs(x).max(initial=0.0)
     frames = len(x) // hop
-    if peak < 1e-4 or frames < 10:
-        return None
+    if peak < QUIETEST:
+        return "silent", f"{clip.path} is silent"
+    if frames < SHORTEST:
+        return "short", f"{clip.path} is shorter than {SHORTEST * hop / rate:g} s"
     x = x[: frames * hop] * (PEAK / peak)
-    f0 = measure_f0(x, rate, hop)[:frames] if source.speech else np.zeros(frames, np.float32)
+    f0 = measure_f0(x, rate, hop)[:frames] if speech else np.zeros(frames, np.float32)
     return x.astype(np.float16), f0
 
 
 @dataclass
 class ClipStore:
-    """Flat arrays of all clips: samples (float16) and F0, with each clip's first frame and its length in frames."""
+    """Flat arrays of all clips: samples (float16) and F0, with each clip's first frame and its length in frames.
+
+    rejects: of each clip that could not be used its id, file, and why, as a word and a sentence.
+    digest: of the samples.
+    """
 
     samples: np.ndarray
     f0: np.ndarray
@@ -106,38 +132,55 @@ class ClipStore:
     frames: np.ndarray
     hop: int
     rate: int
+    rejects: Sequence[dict[str, str]] = ()
+    digest: str = ""
 
     @classmethod
     def build(cls, folder: Path, sources: Sequence[Source], rate: int, hop: int, workers: int) -> "ClipStore":
-        """Decode and analyse once into `folder`; later calls with the same sources only open the files."""
-        key = hashlib.sha256(
-            json.dumps([[str(s.path), s.speech] for s in sources] + [[rate, hop]]).encode()
-        ).hexdigest()
-        index = folder / "index.json"
-        if not (index.is_file() and json.loads(index.read_text())["key"] == key):
+        """Decode and analyse once into `folder`; later calls with the same sources, unchanged, only open the files.
+
+        Raises: NothingUsable where no clip can be decoded.
+        """
+        key, index = key_of(sources, rate, hop), folder / "index.json"
+        known = read_index(index)
+        if known.get("key") != key:
             folder.mkdir(parents=True, exist_ok=True)
             index.unlink(missing_ok=True)
-            spans = []
-            jobs = [(s, rate, hop) for s in sources]
-            with (
-                (folder / "samples.f16").open("wb") as wav,
-                (folder / "f0.f32").open("wb") as pitch,
-                ProcessPoolExecutor(workers) as pool,
-            ):
-                for clip in track(
-                    pool.map(_load, jobs, chunksize=8), total=len(jobs), label="decoding and measuring F0"
-                ):
-                    if clip is not None:
-                        wav.write(clip[0].tobytes())
-                        pitch.write(clip[1].tobytes())
-                        spans.append(len(clip[1]))
-            if not spans:
-                raise UserError("none of the training files could be read")
-            write_bytes(index, json.dumps({"key": key, "frames": spans}).encode())
-        frames = np.array(json.loads(index.read_text())["frames"])
+            known = {"key": key} | cls._decode(folder, sources, rate, hop, workers)
+            write_bytes(index, json.dumps(known).encode())
+        frames = np.array(known["frames"])
         samples = np.memmap(folder / "samples.f16", np.float16, "r")
         f0 = np.memmap(folder / "f0.f32", np.float32, "r")
-        return cls(samples, f0, np.concatenate([[0], np.cumsum(frames)[:-1]]), frames, hop, rate)
+        start = np.concatenate([[0], np.cumsum(frames)[:-1]])
+        return cls(samples, f0, start, frames, hop, rate, known["rejects"], known["digest"])
+
+    @staticmethod
+    def _decode(folder: Path, sources: Sequence[Source], rate: int, hop: int, workers: int) -> dict[str, Any]:
+        """Write the arrays.  -> what the index says of them."""
+        spans: list[int] = []
+        rejects: list[dict[str, str]] = []
+        digest = hashlib.sha256()
+        with (
+            (folder / "samples.f16").open("wb") as wav,
+            (folder / "f0.f32").open("wb") as pitch,
+            ProcessPoolExecutor(workers) as pool,
+        ):
+            loaded = pool.map(_load, [(s, rate, hop) for s in sources], chunksize=8)
+            for (clip, _, _), found in zip(
+                sources, track(loaded, total=len(sources), label="decoding and measuring F0"), strict=True
+            ):
+                if isinstance(found[0], str):
+                    kind, reason = found
+                    rejects.append({"id": clip.id, "audio": str(clip.path), "kind": kind, "reason": str(reason)})
+                    continue
+                samples, f0 = found[0].tobytes(), found[1].tobytes()  # type: ignore[union-attr]
+                wav.write(samples)
+                pitch.write(f0)
+                digest.update(samples)
+                spans.append(len(found[1]))
+        if not spans:
+            raise NothingUsable(rejects)
+        return {"frames": spans, "rejects": rejects, "digest": digest.hexdigest()}
 
     @property
     def hours(self) -> float:
@@ -164,11 +207,36 @@ class ClipStore:
             x, z = x[: frames * self.hop], z[:frames]
             wav[row, : len(x)] = x * rng.uniform(0.15, 1.5)
             f0[row, : len(z)] = z
-        smooth, voiced = (np.stack(parts) for parts in zip(*map(bridged, f0), strict=True))
+        smooth, voiced = (np.stack(parts) for parts in zip(*map(bridge_gaps, f0), strict=True))
         return Batch(torch.from_numpy(wav), torch.from_numpy(smooth), torch.from_numpy(voiced))
 
 
-def bridged(f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def key_of(sources: Iterable[Source], rate: int, hop: int) -> str:
+    """A digest of what is to be decoded: which files, as large and as old as they are, and how."""
+
+    @cache
+    def stamp(path: Path) -> tuple[int, int]:
+        """Size and time of a file, or of the shard or table that a clip's path lies in."""
+        for place in (path, *path.parents):
+            if place.exists():
+                status = place.stat()
+                return status.st_size, status.st_mtime_ns
+        return 0, 0
+
+    rows = [[c.id, str(c.path), c.span, stamp(c.path), speech] for c, _, speech in sources]
+    return hashlib.sha256(json.dumps([*rows, [rate, hop]]).encode()).hexdigest()
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """What was decoded, or {} where nothing was, or the file is damaged."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return index if isinstance(index, dict) and {"frames", "rejects", "digest"} <= index.keys() else {}
+
+
+def bridge_gaps(f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F0 with its unvoiced gaps interpolated, and voicing (0 or 1): float32 (T,) each."""
     at = np.flatnonzero(f0)
     smooth = np.interp(np.arange(len(f0)), at, f0[at]) if len(at) > 2 else np.full(len(f0), 120.0)

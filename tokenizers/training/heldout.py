@@ -1,4 +1,4 @@
-"""What a trainer says of speakers that it does not learn from: metrics, logged, and samples to listen to."""
+"""Speakers that the codec does not learn from: metrics of how well it codes them, and samples to listen to."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from solfa.tokenizers.audio.audio_file import write_wav
-from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, Features
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.audio.model.config import AudioTokenizerConfig
-from solfa.tokenizers.audio.model.features import MEAN_F0
-from solfa.tokenizers.training.clips import ClipStore, Source, bridged
+from solfa.tokenizers.audio.model.features import MEAN_F0, Features
+from solfa.tokenizers.training.clips import ClipStore, NothingUsable, Source, bridge_gaps
 from solfa.tokenizers.training.losses import MultiResolutionMelLoss
 
 
@@ -41,35 +41,38 @@ def heldout_metrics(model: AudioTokenizer, clips: list[HeldoutClip], books: int)
     return {"mel": float(mel), "pesq_wb": float(pesq), "stoi": float(intelligibility)}
 
 
-def heldout_clips(folder: Path, sources: Sequence[Source], most: int, c: AudioTokenizerConfig) -> list[HeldoutClip]:
-    """At most one clip of each speaker, `most` in all, up to 8 seconds of each; decoded into `folder`."""
+def heldout_clips(
+    folder: Path, sources: Sequence[Source], most: int, c: AudioTokenizerConfig
+) -> tuple[list[HeldoutClip], Sequence[dict[str, str]]]:
+    """At most one clip of each speaker, `most` in all, up to 8 seconds of each; decoded into `folder`.
+
+    -> (clips, those that could not be used, as `ClipStore.rejects`)
+    """
     one_each = list({s.speaker: s for s in sources if s.speech}.values())[:most]
     if not one_each:
-        return []
-    store = ClipStore.build(folder, one_each, c.sample_rate, c.feature_hop, 1)
+        return [], []
+    try:
+        store = ClipStore.build(folder, one_each, c.sample_rate, c.feature_hop, 1)
+    except NothingUsable as e:
+        return [], e.rejects
     found = []
     for start, frames in zip(store.start, store.frames, strict=True):
         stop = int(start) + min(int(frames), 8 * c.sample_rate // c.feature_hop)
         wav = torch.from_numpy(store.samples[start * c.feature_hop : stop * c.feature_hop].astype(np.float32))
-        f0, voiced = bridged(store.f0[start:stop])
+        f0, voiced = bridge_gaps(store.f0[start:stop])
         found.append(HeldoutClip(wav, torch.from_numpy(f0 / MEAN_F0).log(), torch.from_numpy(voiced)))
-    return found
+    return found, store.rejects
 
 
-def report(model: AudioTokenizer, clips: list[HeldoutClip], stage: str, step: int, out: Path, writer) -> None:
-    """Print and log metrics on held-out speakers, and write samples to listen to."""
-    for books in (0,) if stage == "vocoder" else sorted({model.lm_books, model.config.books, model.books}):
-        if clips:
-            metrics = heldout_metrics(model, clips, books)
-            print(
-                f"held-out speakers at step {step}, {books} books: "
-                + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()),
-                flush=True,
-            )
-            for k, v in metrics.items():
-                writer.add_scalar(f"heldout{books}/{k}", v, step)
+def evaluate(model: AudioTokenizer, clips: list[HeldoutClip], stage: str, step: int, samples: Path) -> dict[str, float]:
+    """Metrics by `heldoutBOOKS/NAME`, and sounds of the first three clips, written to the folder `samples`."""
+    metrics: dict[str, float] = {}
+    if clips:
+        for books in (0,) if stage == "vocoder" else sorted({model.lm_books, model.config.books, model.books}):
+            metrics |= {f"heldout{books}/{k}": v for k, v in heldout_metrics(model, clips, books).items()}
     for i, clip in enumerate(clips[:3]):
         with torch.inference_mode():
             made = model.decode(model.encode(clip.wav, model.sample_rate, books=model.lm_books))[0, : len(clip.wav)]
-        write_wav(out / "samples" / f"{i}-original.wav", clip.wav.numpy(), model.sample_rate)
-        write_wav(out / "samples" / f"{i}-step{step}.wav", made.numpy(), model.sample_rate)
+        write_wav(samples / f"{i}-original.wav", clip.wav.numpy(), model.sample_rate)
+        write_wav(samples / f"{i}-step{step}.wav", made.numpy(), model.sample_rate)
+    return metrics

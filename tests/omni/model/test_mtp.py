@@ -9,7 +9,7 @@ import torch
 from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig
 from solfa.omni.model.mtp import MTP, Drafter, repeat_mtp_block
 from solfa.omni.model.text_model import TextConfig, TextModel
-from solfa.omni.training.train_omni import Trainer
+from solfa.omni.training.train_omni import make_task
 
 HEADS: dict[str, Any] = {"heads": 4, "qk_dim": 12, "v_dim": 8, "rotary_dim": 4}
 SMALL = DecoderConfig(
@@ -104,10 +104,10 @@ def test_first_one_block_is_trained_and_then_three(omni_recipe, tmp_path):
             one, mtp=3, mtp_weight=0.1, init=f"{one.out}/checkpoint", out=str(tmp_path / "three")
         ),
     }.items():
-        trainer = Trainer(recipe)
+        trainer = make_task(recipe)
         trainer.model.train()
-        losses[name] = [trainer.step().metrics for _ in range(25)]
-        trainer.save()
+        losses[name] = [trainer.loop.train_step(trainer).metrics for _ in range(25)]
+        trainer.loop.save(trainer)
     first, last = losses["one"][0], losses["one"][-1]
     assert first["loss"] == pytest.approx(first["text"] + 0.3 * first["mtp 1"], rel=1e-4)
     assert last["mtp 1"] < 2 < first["mtp 1"]

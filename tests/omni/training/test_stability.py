@@ -12,9 +12,11 @@ from torch import Tensor
 from solfa.core.errors import UserError
 from solfa.omni.decoder.decoder import AttentionConfig, DecoderConfig, HybridDecoder, SelfAttention
 from solfa.omni.model.text_model import TextModel
+from solfa.omni.training.omni_recipe import OmniRecipe
+from solfa.omni.training.omni_task import OmniTask
 from solfa.omni.training.packing import Packed
 from solfa.omni.training.stability import Guard, Monitor, StabilityConfig, Verdict, qk_clip
-from solfa.omni.training.train_omni import OmniRecipe, Trainer
+from solfa.omni.training.train_omni import make_task
 
 LEARNED, AFTER = 24, 12  # steps before something goes wrong, and after
 
@@ -26,35 +28,35 @@ def learned() -> dict[str, object]:
 
 
 @pytest.fixture
-def trainer(learned, omni_recipe: OmniRecipe, tmp_path_factory) -> Trainer:
+def trainer(learned, omni_recipe: OmniRecipe, tmp_path_factory) -> OmniTask:
     """A healthy run after LEARNED steps, its state saved."""
     if not learned:
         folder = tmp_path_factory.mktemp("learned")
-        first = Trainer(dataclasses.replace(omni_recipe, out=str(folder)))
+        first = make_task(dataclasses.replace(omni_recipe, out=str(folder)))
         losses(first, LEARNED)
-        first.save()
+        first.loop.save(first)
         learned["folder"], learned["loss"] = folder, level(losses(first, AFTER))
     shutil.copytree(Path(str(learned["folder"])) / "state", Path(omni_recipe.out) / "state")
-    trainer = Trainer(omni_recipe)
-    assert trainer.restore()
+    trainer = make_task(omni_recipe)
+    assert trainer.loop.restore(trainer)
     return trainer
 
 
-def losses(trainer: Trainer, steps: int) -> list[float]:
+def losses(trainer: OmniTask, steps: int) -> list[float]:
     trainer.model.train()
-    return [trainer.step().metrics["loss"] for _ in range(steps)]
+    return [trainer.loop.train_step(trainer).metrics["loss"] for _ in range(steps)]
 
 
 def level(values: list[float]) -> float:
     return sum(values[-4:]) / 4
 
 
-def events(trainer: Trainer, steps: int) -> list[str]:
+def events(trainer: OmniTask, steps: int) -> list[str]:
     trainer.model.train()
-    return [trainer.step().metrics.get("event", "") for _ in range(steps)]
+    return [trainer.loop.train_step(trainer).metrics.get("event", "") for _ in range(steps)]
 
 
-def poison(trainer: Trainer, positions: range) -> None:
+def poison(trainer: OmniTask, positions: range) -> None:
     """At these positions of the data, a token that never occurs and whose embedding is enormous."""
     real, token, model = trainer.batch, trainer.objective.grid.id("<|voice|>"), trainer.model
     assert isinstance(model, TextModel)
@@ -70,7 +72,7 @@ def poison(trainer: Trainer, positions: range) -> None:
     trainer.batch = batch  # type: ignore[method-assign]
 
 
-def recovers(trainer: Trainer, learned: dict[str, object], steps: int = AFTER) -> bool:
+def recovers(trainer: OmniTask, learned: dict[str, object], steps: int = AFTER) -> bool:
     return level(losses(trainer, steps)) < float(str(learned["loss"])) + 0.1
 
 
@@ -92,7 +94,7 @@ def test_many_poisoned_batches_bring_the_checkpoint_back_and_the_data_goes_on(tr
     losses(trainer, 4)
     poison(trainer, range(LEARNED + 4, LEARNED + 7))
     assert events(trainer, 3) == ["skip", "skip", "roll back"]
-    assert trainer.step_number == LEARNED and trainer.offset == 7
+    assert trainer.loop.step == LEARNED and trainer.offset == 7
     read = []
     real = trainer.batch
     trainer.batch = lambda position: read.append(position) or real(position)
@@ -113,7 +115,7 @@ def attentions(decoder: HybridDecoder) -> list[SelfAttention]:
     return [m for m in decoder.modules() if isinstance(m, SelfAttention)]
 
 
-def explode(trainer: Trainer) -> None:
+def explode(trainer: OmniTask) -> None:
     """All queries and keys a hundred times as large, so logits ten thousand times."""
     for attention in attentions(trainer.decoder):
         with torch.no_grad():
@@ -130,7 +132,7 @@ def test_exploding_heads_are_clipped(trainer, learned):
     assert recovers(trainer, learned)
 
 
-def entropy(trainer: Trainer) -> float:
+def entropy(trainer: OmniTask) -> float:
     trainer.monitor.start()
     trainer.losses(trainer.batch(200), backward=False)
     (found,) = trainer.monitor.read().entropies()

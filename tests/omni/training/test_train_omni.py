@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,26 +17,28 @@ import yaml
 
 from solfa.cli import run as solfa
 from solfa.core.errors import UserError
+from solfa.core.metrics_log import read_metrics
 from solfa.core.training import cosine_rate, wsd_rate
 from solfa.omni.model.omni_model import OmniModel
 from solfa.omni.model.patches import LocalConfig
 from solfa.omni.model.text_model import TextModel
-from solfa.omni.training.metrics_log import read_metrics
+from solfa.omni.training.omni_recipe import OmniRecipe
+from solfa.omni.training.omni_task import OmniTask
 from solfa.omni.training.packing import SourceConfig
-from solfa.omni.training.train_omni import OmniRecipe, Trainer
+from solfa.omni.training.train_omni import make_task, run
 from solfa.tokenizers.datasets.shards.shard_formats import Header
 from solfa.tokenizers.datasets.shards.shards import ShardWriter
 
 
-def state_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+def state_of(trainer: OmniTask) -> dict[str, torch.Tensor]:
     names: dict[torch.Tensor, str] = {p: n for n, p in trainer.model.named_parameters()}
     moments = {f"{names[p]}.{k}": v for p, state in trainer.optimizer.state.items() for k, v in state.items()}
     return {**trainer.model.state_dict(), **moments}
 
 
-def steps(trainer: Trainer, count: int) -> list[float]:
+def steps(trainer: OmniTask, count: int) -> list[float]:
     trainer.model.train()
-    return [trainer.step().metrics["loss"] for _ in range(count)]
+    return [trainer.loop.train_step(trainer).metrics["loss"] for _ in range(count)]
 
 
 def to_yaml(recipe: OmniRecipe, path: Path) -> Path:
@@ -61,14 +64,14 @@ def test_the_command_learns_logs_and_writes_a_checkpoint(omni_recipe, tmp_path, 
 
 
 def test_resuming_gives_the_same_bits(omni_recipe, tmp_path):
-    undisturbed = Trainer(omni_recipe)
+    undisturbed = make_task(omni_recipe)
     whole = steps(undisturbed, 12)
-    killed = Trainer(dataclasses.replace(omni_recipe, out=str(tmp_path / "killed")))
+    killed = make_task(dataclasses.replace(omni_recipe, out=str(tmp_path / "killed")))
     begun = steps(killed, 6)
-    killed.save()
+    killed.loop.save(killed)
     steps(killed, 2)  # lost: the process dies before it saves
-    resumed = Trainer(killed.recipe)
-    assert resumed.restore()
+    resumed = make_task(killed.recipe)
+    assert resumed.loop.restore(resumed)
     assert begun + steps(resumed, 6) == whole
     expected, found = state_of(undisturbed), state_of(resumed)
     assert expected.keys() == found.keys() and all(torch.equal(expected[k], found[k]) for k in expected)
@@ -77,19 +80,37 @@ def test_resuming_gives_the_same_bits(omni_recipe, tmp_path):
 
 def test_running_the_command_again_continues(omni_recipe):
     recipe = dataclasses.replace(omni_recipe, steps=12, save_every=4)
-    Trainer(recipe).run()
-    again = Trainer(dataclasses.replace(recipe, steps=16))
-    again.run()
-    assert again.step_number == 16
+    run(make_task(recipe))
+    again = make_task(dataclasses.replace(recipe, steps=16))
+    run(again)
+    assert again.loop.step == 16
     assert [row["step"] for row in read_metrics(Path(recipe.out) / "metrics.jsonl")] == list(range(1, 17))
-    with pytest.raises(UserError, match="belongs to another model"):
-        Trainer(dataclasses.replace(recipe, decoder=dataclasses.replace(recipe.decoder, ffn_dim=48))).run()
+
+
+def test_a_run_is_not_continued_with_other_settings_or_data(omni_recipe, numbers_text, tmp_path):
+    text = tmp_path / "mine.txt"
+    shutil.copy(numbers_text, text)
+    recipe = dataclasses.replace(omni_recipe, steps=2, data={"numbers": SourceConfig(str(text))})
+    run(make_task(recipe))
+    with pytest.raises(
+        UserError, match="begun with decoder.ffn_dim=64, not 48: continue it with that, or give another"
+    ):
+        make_task(dataclasses.replace(recipe, decoder=dataclasses.replace(recipe.decoder, ffn_dim=48)))
+    text.write_text("one two three\n" * 600)
+    with pytest.raises(UserError, match="the data have changed since the run in"):
+        make_task(recipe)
+
+
+def test_steps_beside_minutes_end_the_run(omni_recipe):
+    task = make_task(dataclasses.replace(omni_recipe, steps=3, minutes=60.0))
+    run(task)
+    assert task.loop.step == 3
 
 
 def test_passes_and_checkpointing_change_nothing(omni_recipe):
     gradients = []
     for changes in ({"rows_at_once": 4}, {"rows_at_once": 1}, {"rows_at_once": 2, "checkpointing": True}):
-        trainer = Trainer(dataclasses.replace(omni_recipe, **changes))
+        trainer = make_task(dataclasses.replace(omni_recipe, **changes))
         loss = trainer.losses(trainer.batch(0), backward=True)["loss"]
         gradients.append([torch.tensor(loss), *(p.grad for p in trainer.parameters)])
         load = sum(int(m.load.sum()) for m in trainer.decoder.moe_layers())
@@ -100,7 +121,7 @@ def test_passes_and_checkpointing_change_nothing(omni_recipe):
 
 
 def test_weights_stay_float32_under_bf16(omni_recipe):
-    trainer = Trainer(dataclasses.replace(omni_recipe, precision="bf16"))
+    trainer = make_task(dataclasses.replace(omni_recipe, precision="bf16"))
     dtypes = set()
     trainer.decoder.layers[0].attention.qkv.register_forward_hook(lambda _, __, y: dtypes.add(y.dtype))
     losses = steps(trainer, 2)
@@ -136,19 +157,20 @@ def mixed_recipe(omni_recipe: OmniRecipe, tmp_path: Path) -> OmniRecipe:
 WORKER = """
 import json, sys
 from solfa.core import recipe
-from solfa.omni.training.train_omni import OmniRecipe, Trainer
+from solfa.omni.training.omni_recipe import OmniRecipe
+from solfa.omni.training.train_omni import make_task
 
 for path, steps in zip(sys.argv[1::2], sys.argv[2::2]):
-    trainer = Trainer(recipe.load(OmniRecipe, path, []))
+    trainer = make_task(recipe.load(OmniRecipe, path, []))
     trainer.model.train()
     rows = []
     for step in range(int(steps)):
-        rows.append(trainer.step().metrics)
+        rows.append(trainer.loop.train_step(trainer).metrics)
         if step == 9:
-            trainer.save()
-    if trainer.restore():
-        rows.append(trainer.step().metrics)
-    if trainer.main:
+            trainer.loop.save(trainer)
+    if trainer.loop.restore(trainer):
+        rows.append(trainer.loop.train_step(trainer).metrics)
+    if trainer.loop.main:
         print(json.dumps(rows), flush=True)
 """
 
@@ -183,10 +205,10 @@ def test_two_processes_compute_what_one_does(omni_recipe, mixed_recipe, tmp_path
     assert done.returncode == 0, done.stderr[-3000:]
     together = [json.loads(line) for line in done.stdout.splitlines()]
     for (recipe, count), rows in zip(runs, together, strict=True):
-        alone = Trainer(dataclasses.replace(recipe, out=recipe.out + "-alone"))
+        alone = make_task(dataclasses.replace(recipe, out=recipe.out + "-alone"))
         alone.model.train()
         for step in range(count):
-            expected = alone.step().metrics
+            expected = alone.loop.train_step(alone).metrics
             assert rows[step].keys() == expected.keys() and rows[step].get("event") == expected.get("event"), (
                 f"step {step}"
             )
@@ -198,17 +220,17 @@ def test_two_processes_compute_what_one_does(omni_recipe, mixed_recipe, tmp_path
     assert any("clipped" in row.get("event", "") for row in together[0])
     assert together[0][20] == together[0][10], "the sharded state comes back"
 
-    resumed = Trainer(dense)
-    assert resumed.restore() and resumed.step_number == 10
+    resumed = make_task(dense)
+    assert resumed.loop.restore(resumed) and resumed.loop.step == 10
     assert steps(resumed, 10) == pytest.approx([row["loss"] for row in together[0][10:20]], abs=1e-5)
 
 
 def test_audio_and_text_are_learned_together(mixed_recipe):
-    trainer = Trainer(dataclasses.replace(mixed_recipe, rows_at_once=4))
+    trainer = make_task(dataclasses.replace(mixed_recipe, rows_at_once=4))
     trainer.model.train()
-    first = trainer.step().metrics
+    first = trainer.loop.train_step(trainer).metrics
     for _ in range(30):
-        last = trainer.step().metrics
+        last = trainer.loop.train_step(trainer).metrics
     assert last["text"] < 0.6 * first["text"] and last["book 0"] < first["book 0"]
     weights = trainer.objective.weights.tolist()
     assert weights == pytest.approx([1.0, 2 / 3, 1 / 3])
@@ -218,7 +240,7 @@ def test_audio_and_text_are_learned_together(mixed_recipe):
 def test_the_loss_of_blocks_is_the_same_in_any_number_of_passes(mixed_recipe):
     found = []
     for rows in (4, 1):
-        trainer = Trainer(dataclasses.replace(mixed_recipe, mtp=2, rows_at_once=rows))
+        trainer = make_task(dataclasses.replace(mixed_recipe, mtp=2, rows_at_once=rows))
         trainer.model.train()
         losses = trainer.losses(trainer.batch(0), backward=True)
         assert losses["loss"] == pytest.approx(
@@ -231,12 +253,12 @@ def test_the_loss_of_blocks_is_the_same_in_any_number_of_passes(mixed_recipe):
 
 
 def test_blocks_of_audio_start_from_the_one_of_a_checkpoint(mixed_recipe, tmp_path):
-    one = Trainer(dataclasses.replace(mixed_recipe, mtp=1))
-    one.save()
-    three = Trainer(
+    one = make_task(dataclasses.replace(mixed_recipe, mtp=1))
+    one.loop.save(one)
+    three = make_task(
         dataclasses.replace(mixed_recipe, mtp=3, init=f"{mixed_recipe.out}/checkpoint", out=str(tmp_path / "three"))
     )
-    three.save()
+    three.loop.save(three)
     model = OmniModel.from_pretrained(tmp_path / "three" / "checkpoint")
     assert len(model.mtp) == 3
     for block in model.mtp:
@@ -245,9 +267,9 @@ def test_blocks_of_audio_start_from_the_one_of_a_checkpoint(mixed_recipe, tmp_pa
 
 
 def test_a_run_starts_from_a_checkpoint(omni_recipe, tmp_path):
-    first = Trainer(dataclasses.replace(omni_recipe, steps=20, learning_rate=2e-2))
-    folder = first.run()
-    again = Trainer(dataclasses.replace(omni_recipe, init=str(folder), out=str(tmp_path / "again")))
+    first = make_task(dataclasses.replace(omni_recipe, steps=20, learning_rate=2e-2))
+    folder = run(first)
+    again = make_task(dataclasses.replace(omni_recipe, init=str(folder), out=str(tmp_path / "again")))
     assert again.evaluate()["heldout/loss"] == pytest.approx(first.evaluate()["heldout/loss"], abs=0.02)
 
 

@@ -1,13 +1,15 @@
 """Training clips: found, decoded once, split by speaker, and cropped as a function of seed and step."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from solfa.core.errors import UserError
-from solfa.tokenizers.audio.audio_file import write_wav
+from solfa.tokenizers.audio.audio_file import read_audio, write_wav
 from solfa.tokenizers.training import clips
 from solfa.tokenizers.training.clips import ClipStore, is_heldout, list_sources
 
@@ -36,16 +38,16 @@ def store(frames: tuple[int, ...] = (50, 7, 30)) -> ClipStore:
 
 def test_sources_take_speakers_from_folders_or_tables(folder: Path, tmp_path: Path) -> None:
     found = list_sources([str(folder)])
-    assert [(s.path.name, s.speaker, s.speech) for s in found] == [
+    assert [(s.clip.path.name, s.speaker, s.speech) for s in found] == [
         ("one.wav", "ann", True), ("one.wav", "bob", True), ("broken.wav", "eve", True),
     ]  # fmt: skip
     (folder / "metadata.csv").write_text("file,speaker,language\nann/one.wav,Anna,en\nbob/one.wav,,none\n")
     listed = list_sources([str(folder)])
-    assert [(s.speaker, s.speech) for s in listed] == [("Anna", True), ("data", False)]
-    with pytest.raises(UserError, match="no training folder"):
+    assert [(s.speaker, s.speech) for s in listed] == [("Anna", True), ("bob", False), ("eve", True)]
+    with pytest.raises(UserError, match="nowhere' does not exist"):
         list_sources([str(tmp_path / "nowhere")])
     (tmp_path / "hollow").mkdir()
-    with pytest.raises(UserError, match="no audio files below"):
+    with pytest.raises(UserError, match="no audio files under"):
         list_sources([str(tmp_path / "hollow")])
 
 
@@ -67,8 +69,42 @@ def test_store_is_built_once(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     assert np.array_equal(again.f0, first.f0)
 
 
+def test_an_ljspeech_folder_is_read_as_tokenize_reads_it(folder: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "LJSpeech-1.1"
+    shutil.copytree(folder / "ann", corpus / "wavs")
+    (corpus / "metadata.csv").write_text("one|It is 5 p.m.|It is five p m\n")
+    (found,) = list_sources([str(corpus)])
+    assert (found.clip.id, found.speaker, found.speech) == ("wavs/one", "LJSpeech-1.1", True)
+    assert ClipStore.build(tmp_path / "store", [found], RATE, HOP, workers=1).frames.tolist() == [50]
+
+
+def test_clips_that_cannot_be_used_are_listed_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    bad = folder / "eve"
+    (bad / "empty.wav").write_bytes(b"")
+    (bad / "text.wav").write_text("no audio")
+    write_wav(bad / "short.wav", np.full(100, 0.1, np.float32), RATE)
+    write_wav(bad / "silent.wav", np.zeros(RATE, np.float32), RATE)
+    soundfile.write(bad / "nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
+    made = ClipStore.build(tmp_path / "store", list_sources([str(folder)]), RATE, HOP, workers=1)
+    assert made.frames.tolist() == [50, 30]
+    found = {Path(row["audio"]).name: row["kind"] for row in made.rejects}
+    assert found.pop("broken.wav") and found.pop("text.wav")
+    assert found == {"empty.wav": "empty", "short.wav": "short", "silent.wav": "silent", "nan.wav": "nan"}
+    assert all(Path(row["audio"]).name in row["reason"] for row in made.rejects)
+    again = ClipStore.build(tmp_path / "store", list_sources([str(folder)]), RATE, HOP, workers=1)
+    assert again.rejects == made.rejects, "of a store that was there already as well"
+
+
+def test_an_edited_file_is_decoded_anew(folder: Path, tmp_path: Path) -> None:
+    first = ClipStore.build(tmp_path / "store", list_sources([str(folder)]), RATE, HOP, workers=1)
+    wav = folder / "ann" / "one.wav"
+    write_wav(wav, read_audio(wav).samples[::-1].copy(), RATE)
+    second = ClipStore.build(tmp_path / "store", list_sources([str(folder)]), RATE, HOP, workers=1)
+    assert second.digest != first.digest
+
+
 def test_store_of_nothing_readable(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none of the training files"):
+    with pytest.raises(UserError, match="none of the training files could be used; the first: .*broken.wav"):
         ClipStore.build(tmp_path / "store", list_sources([str(folder / "eve")]), RATE, HOP, workers=1)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from solfa.cli import run as solfa
 from solfa.core.errors import UserError
 from solfa.tokenizers.audio.audio_file import read_audio, write_wav
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
@@ -21,9 +24,11 @@ from solfa.tokenizers.audio.model.config import AudioTokenizerConfig
 from solfa.tokenizers.audio.model.quantizer import ResidualQuantizer
 from solfa.tokenizers.training import train_codec as training
 from solfa.tokenizers.training.clips import Batch, ClipStore, is_heldout
+from solfa.tokenizers.training.codec_recipe import CodecRecipe
+from solfa.tokenizers.training.fitting import grow
 from solfa.tokenizers.training.losses import MultiResolutionMelLoss
-from solfa.tokenizers.training.stages import CodecInTraining
-from solfa.tokenizers.training.train_codec import CodecRecipe, grown, run, stage_at, train
+from solfa.tokenizers.training.stages import CodecInTraining, stage_at
+from solfa.tokenizers.training.train_codec import run, train
 
 LEARNER, STRANGER = (next(n for n in map(str, range(100)) if is_heldout(n, 50.0) is held) for held in (False, True))
 
@@ -72,20 +77,20 @@ def test_training_lowers_the_mel_loss(recipe: CodecRecipe, speech_clip: Path) ->
 
 def test_a_trained_codec_grows(recipe: CodecRecipe) -> None:
     first = run(dataclasses.replace(recipe, steps=2, stages={"tokens": 1.0}))
-    grow = {"vocoder_blocks": 2, "wave_books": 2}
+    sizes = {"vocoder_blocks": 2, "wave_books": 2}
     more = dataclasses.replace(
-        recipe, init=str(first), out=recipe.out + "2", grow=grow, stages={"decoder": 1.0}, steps=1, wave_crops=50
+        recipe, init=str(first), out=recipe.out + "2", grow=sizes, stages={"decoder": 1.0}, steps=1, wave_crops=50
     )
     old, new = AudioTokenizer.own(first), AudioTokenizer.own(run(more))
     assert (new.books, new.config.vocoder_blocks) == (old.books + 2, 2) and new.fingerprint == old.fingerprint
     assert new.wave and new.wave.prior.any(), "fitted"
     x = torch.randn(1, 4800, generator=torch.Generator().manual_seed(0))
-    same = grown(old, grow).eval()
+    same = grow(old, sizes).eval()
     assert torch.equal(same.decode(old.encode(x, 24_000)), old.decode(old.encode(x, 24_000))), (
         "what is added does nothing at first"
     )
     with pytest.raises(UserError, match="grow can only add"):
-        grown(old, {"books": old.books + 1, "dim": 8})
+        grow(old, {"books": old.books + 1, "dim": 8})
 
 
 def test_resumed_run_equals_an_undisturbed_one(
@@ -198,13 +203,13 @@ def test_books_are_dropped_per_crop(tiny_codec: AudioTokenizer) -> None:
 
 def test_fine_tuning_starts_from_the_checkpoints_codebooks(tiny_codec: AudioTokenizer) -> None:
     codec = CodecInTraining(tiny_codec, 0.05)
-    codec.adopt_codebooks()
-    assert torch.equal(codec.learning.codebooks, tiny_codec.quantizer.codebooks)
+    codec.import_codebooks()
+    assert torch.equal(codec.vq.codebooks, tiny_codec.quantizer.codebooks)
     wav = torch.randn(1, 7680, generator=torch.Generator().manual_seed(0)) * 0.1
     codec.eval()
     with torch.inference_mode():
         z = tiny_codec.encoder(wav)[0]
-        made = codec.learning(z).per_book.sum(0)
+        made = codec.vq(z).per_book.sum(0)
         greedy = ResidualQuantizer(*tiny_codec.quantizer.codebooks.shape)
         greedy.codebooks.copy_(tiny_codec.quantizer.codebooks)
         expected = greedy.decode(greedy.encode(z))
@@ -254,12 +259,88 @@ def test_recipe_is_read_with_its_nested_model(tmp_path: Path, monkeypatch: pytes
         return tmp_path
 
     monkeypatch.setattr(training, "run", note)
-    (tmp_path / "recipe.yaml").write_text(f"data: [a]\nout: {tmp_path}/run\nlearning_rate: 1e-3\nmodel: {{books: 4}}\n")
+    (tmp_path / "recipe.yaml").write_text(
+        f"data: [a]\nout: {tmp_path}/run\nlearning_rate: 1e-3\nmodel: {{books: 4, lm_books: 4}}\n"
+    )
     (tmp_path / "run").mkdir()
     train(["model.window=8", "minutes=3"], tmp_path / "recipe.yaml")
     assert seen == [
         CodecRecipe(
-            ("a",), f"{tmp_path}/run", model=AudioTokenizerConfig(books=4, window=8), minutes=3.0, learning_rate=1e-3
+            ("a",),
+            f"{tmp_path}/run",
+            model=AudioTokenizerConfig(books=4, lm_books=4, window=8),
+            minutes=3.0,
+            learning_rate=1e-3,
         )
     ]
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["model"]["books"] == 4
+
+
+def write_recipe(recipe: CodecRecipe) -> list[str]:
+    """-> the command that runs it."""
+    settings = {k: v for k, v in dataclasses.asdict(recipe).items() if v is not None}
+    path = Path(recipe.data[0]).with_name("recipe.yaml")
+    path.write_text(json.dumps(settings))
+    return ["train", "codec", "--config", str(path)]
+
+
+def test_clips_that_cannot_be_used_are_listed(recipe: CodecRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(recipe.data[0], LEARNER)
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("no audio")
+    soundfile.write(folder / "nan.wav", np.full(24_000, np.nan, np.float32), 24_000, subtype="FLOAT")
+    (Path(recipe.data[0], STRANGER) / "z.wav").write_bytes(b"RIFF")  # held out, and the one to be measured
+    command = write_recipe(dataclasses.replace(recipe, steps=1, evaluate_clips=1))
+    for _ in range(2):  # the second run finds them decoded
+        assert solfa(command) == 0
+        out = capsys.readouterr().out
+        assert "4 clips cannot be used and are left out, see " in out
+        assert all(out.count(f"{name}.wav") == 1 for name in ("empty", "text", "nan", "/z"))
+    rows = [json.loads(line) for line in Path(recipe.out, "rejects.jsonl").read_text().splitlines()]
+    assert {Path(row["audio"]).name: row["kind"] for row in rows}["nan.wav"] == "nan"
+    for path in folder.parent.rglob("clip.wav"):
+        path.unlink()
+    assert solfa([*command, f"out={recipe.out}2"]) == 2
+    assert "none of the training files could be used; the first: " in capsys.readouterr().err
+
+
+def test_a_run_is_not_continued_with_other_data_or_settings(
+    recipe: CodecRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = dataclasses.replace(recipe, steps=1)
+    command = write_recipe(recipe)
+    assert solfa(command) == 0
+    before = load_file(Path(recipe.out, "checkpoint", "model.safetensors"))
+    clip = Path(recipe.data[0], LEARNER, "clip.wav")
+    shutil.copytree(recipe.data[0], tmp_path / "other")
+
+    def refused(*words: str) -> str:
+        capsys.readouterr()
+        assert solfa([*command, *words]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "another out=" in error
+        return error
+
+    assert "begun with data=" in refused(f"data=[{tmp_path}/other]")
+    assert "begun with model.dim=16, not 24" in refused("model.dim=24")
+    write_wav(clip, read_audio(clip).samples[::-1].copy(), 24_000)
+    assert "the data have changed since" in refused()
+    for name, value in load_file(Path(recipe.out, "checkpoint", "model.safetensors")).items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("file", ["facts.json", "codec.safetensors", "optimizer.safetensors", "average.safetensors"])
+def test_a_damaged_state_is_one_sentence(recipe: CodecRecipe, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = write_recipe(dataclasses.replace(recipe, steps=1, stages={"vocoder": 1.0}, fit_crops=50))
+    assert solfa(command) == 0
+    path = Path(recipe.out, "state", file)
+    path.write_bytes(path.read_bytes()[:-30])
+    capsys.readouterr()
+    assert solfa(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{file} is missing or damaged" in error and "remove" in error
+
+
+def test_steps_beside_minutes_end_the_run(recipe: CodecRecipe) -> None:
+    run(dataclasses.replace(recipe, steps=2, minutes=60.0))
+    assert json.loads(Path(recipe.out, "state", "facts.json").read_text())["step"] == 2

@@ -5,19 +5,20 @@ import math
 import pytest
 import torch
 
-from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer, Features
+from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.audio.model.features import (
     FLOOR,
     HIGHEST_F0,
     LOWEST_F0,
     MEAN_F0,
     AcousticFeatures,
+    Features,
     from_loudness,
     log_mel,
     loudness,
 )
 from solfa.tokenizers.audio.model.source_filter import pulse_train
-from solfa.tokenizers.training.ema_codebooks import fit_transforms
+from solfa.tokenizers.training.fitting import fit_transforms
 
 FEATURES = AcousticFeatures(24_000, 240, 100, 60, 96)
 

@@ -8,7 +8,7 @@ import torch
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.audio.model.waveform import UNIT, WaveformBooks
 from solfa.tokenizers.audio.stream_state import Stream
-from solfa.tokenizers.training.ema_codebooks import fit_waveform
+from solfa.tokenizers.training.fitting import fit_waveform
 
 HOP, STEP, DIM = 24, 8, 3
 

@@ -2,37 +2,33 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from solfa.core.progress import Progress
-
 METRICS = "metrics.jsonl"
-
-PANELS = (  # title, prefixes of the names it shows, logarithmic
-    ("loss (nats)", ("loss", "text", "book", "mtp", "heldout/"), False),
-    ("gradient norm", ("norm",), True),
-    ("largest activation of each layer", ("activation/",), True),
-    ("largest attention logit of each layer", ("logit/",), True),
-    ("entropy of the experts' load, 1 is even", ("load entropy/",), False),
-    ("tokens per second", ("tokens_per_second",), False),
-    ("learning rate", ("learning_rate",), False),
-)
-MOST_NAMED = 8  # curves of a panel that a legend still tells apart
+MOST_NAMED = 8  # curves of a panel that a legend can still show apart
+IN_NOTE = 6  # means that a line on the screen has room for
 
 
-class Log:
-    """Writes a line every `every` steps, of means since the line before; lines after `step` are of a run that died."""
+class MetricsLog:
+    """Writes a line every `every` steps, of means since the line before; lines after `step` are of a run that died.
 
-    def __init__(self, folder: Path, step: int, every: int, peak: float):
+    note: the last line in words; seconds_a_step: its steps' mean duration, 0 before the first.
+    """
+
+    def __init__(self, folder: Path, step: int, every: int, peak: float = 0.0):
+        """peak: floating-point operations per second that all processes could do; 0 where nobody counts."""
         from torch.utils.tensorboard import SummaryWriter
 
+        folder.mkdir(parents=True, exist_ok=True)
         self.path, self.every, self.peak = folder / METRICS, every, peak
         old = read_metrics(self.path) if self.path.exists() else []
         self.path.write_text("".join(json.dumps(row) + "\n" for row in old if row["step"] <= step), encoding="utf-8")
         self.writer = SummaryWriter(str(folder / "logs"), purge_step=step + 1)
         self.values: dict[str, list[float]] = defaultdict(list)
-        self.tokens = self.flops = self.seconds = 0.0
+        self.tokens = self.flops = self.seconds = self.seconds_a_step = 0.0
+        self.steps = 0
         self.note = ""
 
     def add(self, step: int, metrics: dict[str, Any], tokens: float, flops: float, seconds: float) -> None:
@@ -43,14 +39,31 @@ class Log:
             for name, value in metrics.items():
                 self.values[name].append(value)
         self.tokens, self.flops, self.seconds = self.tokens + tokens, self.flops + flops, self.seconds + seconds
-        if step % self.every or not self.values:
+        self.steps += 1
+        if step % self.every:
+            if measured := {n: self.values.pop(n)[-1] for n in list(self.values) if n.startswith("heldout")}:
+                self._write(step, measured)  # at the step that it is of
             return
+        if self.values:
+            self._write_means(step)
+
+    def _write_means(self, step: int) -> None:
         means = {name: sum(values) / len(values) for name, values in self.values.items()}
-        speed = {"tokens_per_second": self.tokens / self.seconds, "mfu": self.flops / self.seconds / self.peak}
+        self.seconds_a_step = self.seconds / self.steps
+        speed = {"seconds_per_step": self.seconds_a_step}
+        words = [f"{name} {value:.3f}" for name, value in list(means.items())[:IN_NOTE]]
+        words.append(f"{self.seconds_a_step:.2f} s a step")
+        if self.tokens:
+            speed["tokens_per_second"] = self.tokens / self.seconds
+            words.append(f"{speed['tokens_per_second']:,.0f} tokens/s")
+        if self.peak:
+            speed["mfu"] = self.flops / self.seconds / self.peak
+            words.append(f"MFU {speed['mfu']:.0%}")
         self._write(step, means | speed)
-        self.note = f"loss {means['loss']:.3f}, {speed['tokens_per_second']:,.0f} tokens/s, MFU {speed['mfu']:.0%}"
+        self.note = ", ".join(words)
         self.values.clear()
         self.tokens = self.flops = self.seconds = 0.0
+        self.steps = 0
 
     def _write(self, step: int, row: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -59,13 +72,13 @@ class Log:
             if not isinstance(value, str):
                 self.writer.add_scalar(name, value, step)
 
-    def close(self, bar: Progress) -> None:
-        """Draw the curves, if there is something to draw them with."""
+    def close(self, panels: Sequence[tuple[str, tuple[str, ...], bool]], say: Callable[[str], None]) -> None:
+        """Draw the curves, if there is something to draw them with; `say` takes the line that there is not."""
         self.writer.close()
         try:
-            draw(self.path, self.path.with_name("curves.png"))
+            draw(self.path, self.path.with_name("curves.png"), panels)
         except ModuleNotFoundError as e:
-            bar.say(f'no curves.png: it needs {e.name} (pip install ".[demo]")')
+            say(f'no curves.png: it needs {e.name} (pip install ".[demo]")')
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -79,8 +92,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def draw(metrics: Path, picture: Path) -> None:
-    """One panel for each kind of curve that the run has; steps that were skipped or rolled back are red lines."""
+def draw(metrics: Path, picture: Path, panels: Sequence[tuple[str, tuple[str, ...], bool]]) -> None:
+    """One panel for each kind of curve that the run has; steps that were skipped or rolled back are red lines.
+
+    panels: of each its title, the beginnings of the names that it shows, and whether its axis is logarithmic.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -96,10 +112,12 @@ def draw(metrics: Path, picture: Path) -> None:
                 steps, values = curves[name]
                 steps.append(row["step"])
                 values.append(value)
-    panels = [(title, [n for n in curves if n.startswith(names)], log) for title, names, log in PANELS]
-    panels = [panel for panel in panels if panel[1]]
-    figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, 2.4 * len(panels)), squeeze=False, sharex=True)
-    for axis, (title, names, log) in zip(axes[:, 0], panels, strict=True):
+    found = [(title, [n for n in curves if n.startswith(names)], log) for title, names, log in panels]
+    found = [panel for panel in found if panel[1]]
+    if not found:
+        return
+    figure, axes = pyplot.subplots(len(found), 1, figsize=(8, 2.4 * len(found)), squeeze=False, sharex=True)
+    for axis, (title, names, log) in zip(axes[:, 0], found, strict=True):
         for name in names:
             axis.plot(*curves[name], label=name, linewidth=1)
         for step in events:

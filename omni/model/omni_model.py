@@ -128,7 +128,7 @@ class OmniModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "OmniModel":
-        """A model from a folder or a hub id, in float32 and in evaluation mode.  Raises: UserError for another kind or none."""
+        """A model from a folder or `hf:owner/name` of the hub, in float32 and in evaluation mode.  Raises: UserError for another kind or none."""
         return checkpoints.restore(cls, OmniConfig, name, KIND)[0]
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:

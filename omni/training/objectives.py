@@ -67,7 +67,7 @@ class Objective(nn.Module, ABC):
         checkpoints.save(folder, self.kind, dataclasses.asdict(self.config), tensors)
 
     def adopt(self, name: str) -> None:
-        """Start from the weights of a checkpoint of the same shape, a folder or a hub id.
+        """Start from the weights of a checkpoint of the same shape, a folder or `hf:owner/name`.
 
         A single block of multi-token prediction is copied to as many as the model has.
         """

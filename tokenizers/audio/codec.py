@@ -126,27 +126,27 @@ class Codec(nn.Module):
 
         Raises: UserError for empty, non-float or non-finite audio, and for impossible rates, lengths or books.
         """
-        wav, sample_rate, lengths = self.check_audio(wav, sample_rate, lengths)
+        x, sample_rate, lengths = self.check_audio(wav, sample_rate, lengths)
         books = self.check_books(books)
         if lengths is not None and self.rows_apart:
             alone = [
                 self.encode(row[:end], sample_rate, books=books)[0]
-                for row, end in zip(wav, lengths.tolist(), strict=True)
+                for row, end in zip(x, lengths.tolist(), strict=True)
             ]
-            frames = -(-resampled_length(wav.shape[1], sample_rate, self.sample_rate) // self.hop)
+            frames = -(-resampled_length(x.shape[1], sample_rate, self.sample_rate) // self.hop)
             return torch.stack([F.pad(codes, (0, frames - codes.shape[1])) for codes in alone])
         if lengths is not None:
-            wav = silence_after(wav, lengths)
+            x = silence_after(x, lengths)
         if sample_rate != self.sample_rate:
-            ends = [wav.shape[1]] * len(wav) if lengths is None else lengths.tolist()
+            ends = [x.shape[1]] * len(x) if lengths is None else lengths.tolist()
             rows = [
                 resample(row[:end].cpu().numpy(), sample_rate, self.sample_rate)
-                for row, end in zip(wav, ends, strict=True)
+                for row, end in zip(x, ends, strict=True)
             ]
-            longest = resampled_length(wav.shape[1], sample_rate, self.sample_rate)
-            wav = torch.stack([F.pad(torch.from_numpy(row), (0, longest - len(row))) for row in rows])
+            longest = resampled_length(x.shape[1], sample_rate, self.sample_rate)
+            x = torch.stack([F.pad(torch.from_numpy(row), (0, longest - len(row))) for row in rows])
         with torch.autocast(self.device.type, enabled=False):  # codes do not depend on what the caller is in
-            return self._encode(F.pad(wav, (0, -wav.shape[1] % self.hop)).to(self.device), books)
+            return self._encode(F.pad(x, (0, -x.shape[1] % self.hop)).to(self.device), books)
 
     @torch.inference_mode()
     def decode(self, codes: CodesLike) -> Tensor:
@@ -190,22 +190,25 @@ class Codec(nn.Module):
     ) -> tuple[Tensor, int, Tensor | None]:
         """Arguments of `encode` -> float32 (B, samples), rate in Hz, int64 (B,) where there are lengths.  Raises: UserError as there."""
         wanted = "audio to encode should be a float tensor, array or list (samples,) or (batch, samples), about -1..1"
-        wav = audio_tensor(wav, wanted)
-        if wav.dim() not in (1, 2):
-            raise UserError(f"{wanted}, not {tuple(wav.shape)}")
-        if wav.numel() == 0:
+        x = audio_tensor(wav, wanted)
+        if x.dim() not in (1, 2):
+            raise UserError(f"{wanted}, not {tuple(x.shape)}")
+        if x.numel() == 0:
             raise UserError("audio to encode is empty")
         sample_rate = check_rate(sample_rate)
-        wav = torch.atleast_2d(wav).detach().float()
-        if not torch.isfinite(torch.stack(wav.aminmax())).all():
+        x = torch.atleast_2d(x).detach().float()
+        if not torch.isfinite(torch.stack(x.aminmax())).all():
             raise UserError("audio to encode has NaN or infinite samples")
         if lengths is not None:
-            most = wav.shape[1]
-            lengths = torch.as_tensor(lengths, device=wav.device)
+            most, given = x.shape[1], lengths
+            try:
+                lengths = torch.as_tensor(given, device=x.device)
+            except (TypeError, ValueError, RuntimeError):
+                raise UserError(f"lengths should be {len(x)} integers from 1 to {most}, not {given!r}") from None
             whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
-            if not whole or lengths.shape != (len(wav),) or ((lengths < 1) | (lengths > most)).any():
-                raise UserError(f"lengths should be {len(wav)} integers from 1 to {most}, not {lengths.tolist()}")
-        return wav, sample_rate, lengths
+            if not whole or lengths.shape != (len(x),) or ((lengths < 1) | (lengths > most)).any():
+                raise UserError(f"lengths should be {len(x)} integers from 1 to {most}, not {lengths.tolist()}")
+        return x, sample_rate, lengths
 
     def check_books(self, books: int | None) -> int:
         """`books`, or all of them.  Raises: UserError for none or more than there are."""

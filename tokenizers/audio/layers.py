@@ -48,6 +48,16 @@ class Chain(nn.Sequential):
         return x
 
 
+def with_next(x: Tensor, stream: Stream, last: Past) -> Tensor:
+    """Each frame beside the one after it, the only look-ahead there is: (B, T + 1, D) -> (B, T, 2 D).
+
+    In a stream the last frame waits for the next piece.
+    """
+    x = stream.recall(last, x)
+    stream.keep(last, x[:, -1:])
+    return torch.cat([x[:, :-1], x[:, 1:]], dim=-1)
+
+
 @dataclass
 class ConvState:
     """normed: (B, (kernel - 1) * dilation, D), the frames before this piece."""

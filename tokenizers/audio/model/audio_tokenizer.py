@@ -11,190 +11,26 @@ The first `lm_books` books (codebooks) are what language models write; with all 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from solfa.core import checkpoints, hub
 from solfa.tokenizers.audio.codec import Codec
-from solfa.tokenizers.audio.layers import (
-    AttentionState,
-    Chain,
-    ConvBlock,
-    Correction,
-    Linear,
-    TransformerBlock,
-    WindowedAttention,
-)
+from solfa.tokenizers.audio.layers import AttentionState, WindowedAttention
 from solfa.tokenizers.audio.model.config import AudioTokenizerConfig
-from solfa.tokenizers.audio.model.features import (
-    MEAN_F0,
-    PITCH_SCALE,
-    VOICING_SCALE,
-    AcousticFeatures,
-    from_loudness,
-    loudness,
-)
+from solfa.tokenizers.audio.model.decoder import Decoder, Vocoder
+from solfa.tokenizers.audio.model.encoder import Encoder
 from solfa.tokenizers.audio.model.quantizer import ResidualQuantizer
-from solfa.tokenizers.audio.model.source_filter import SourceFilterHead
 from solfa.tokenizers.audio.model.waveform import WaveformBooks
-from solfa.tokenizers.audio.stream_state import WHOLE, Past, Stream
+from solfa.tokenizers.audio.stream_state import Past, Stream
 from solfa.tokenizers.audio.streaming import StreamDecoder, StreamEncoder
 from solfa.tokenizers.audio.third_party.transformers_codecs import load_third_party, model_type
 
 KIND = "audio_tokenizer"
+CARD = "README.md"
 PRIOR = "prior.safetensors"  # a side file, see `container/prior.py`: it belongs to the codebooks
-
-
-class Features(NamedTuple):
-    """What codes stand for, one row per feature frame (100 Hz)."""
-
-    spectra: Tensor  # (B, T, mels) log-mel, see `features.py`
-    log_f0: Tensor  # (B, T), relative to MEAN_F0; a guess where unvoiced
-    voicing: Tensor  # (B, T), 0 to 1
-
-    def stacked(self) -> Tensor:
-        """(B, T, mels + 2), all in one tensor."""
-        return torch.cat([self.spectra, self.log_f0[..., None], self.voicing[..., None]], dim=-1)
-
-    def audible(self) -> Tensor:
-        """(B, T, mels + 2), scaled so that equal errors are about equally audible."""
-        return Features(loudness(self.spectra), PITCH_SCALE * self.log_f0, VOICING_SCALE * self.voicing).stacked()
-
-    @classmethod
-    def from_audible(cls, x: Tensor) -> "Features":
-        """The inverse of `audible`."""
-        return cls(from_loudness(x[..., :-2]), x[..., -2] / PITCH_SCALE, x[..., -1] / VOICING_SCALE)
-
-
-def with_next(x: Tensor, stream: Stream, last: Past) -> Tensor:
-    """Each frame beside the one after it, the only look-ahead there is: (B, T + 1, D) -> (B, T, 2 D).
-
-    In a stream the last frame waits for the next piece.
-    """
-    x = stream.recall(last, x)
-    stream.keep(last, x[:, -1:])
-    return torch.cat([x[:, :-1], x[:, 1:]], dim=-1)
-
-
-@dataclass
-class EncoderState:
-    """hidden: (B, 1, stride * dim), the last code frame; the others: (B, stride, ...), what it still lacks its latent for."""
-
-    hidden: Past = field(default_factory=Past)
-    spectra: Past = field(default_factory=Past)
-    log_f0: Past = field(default_factory=Past)
-    voicing: Past = field(default_factory=Past)
-    logits: Past = field(default_factory=Past)
-
-
-@dataclass
-class LastFrame:
-    """frame: (B, 1, D), which waits for the one after it."""
-
-    frame: Past = field(default_factory=Past)
-
-
-class Encoder(nn.Module):
-    """Waveform -> latents: a linear transform of the features, and a network's correction to it.
-
-    The transform starts as the features' principal components (`ema_codebooks.fit_transforms`), so that the codec works before
-    any training; the network learns what is better.
-    """
-
-    def __init__(self, c: AudioTokenizerConfig):
-        super().__init__()
-        self.hop, self.stride = c.hop, c.stride
-        self.features = AcousticFeatures(c.sample_rate, c.feature_hop, c.mels, c.fine_mels, c.pitch_bins)
-        self.delay = c.hop + self.features.delay  # samples past the end of a frame that its latent depends on
-        self.enter = Linear(self.features.mels + c.pitch_bins, c.dim)
-        self.conv = Chain(*(ConvBlock(c.dim, 2**i) for i in range(c.encoder_blocks)))
-        self.pitch = Linear(c.dim + c.pitch_bins, c.pitch_bins + 1)  # logits of F0, and of voicing
-        self.down = Linear(2 * c.stride * c.dim, c.frame_dim)
-        self.attention = Chain(*(TransformerBlock(c.frame_dim, c.heads, c.window) for _ in range(c.encoder_layers)))
-        self.transform = Linear(c.stride * (self.features.mels + 2), c.codebook_dim)
-        self.leave = Correction(c.frame_dim, c.codebook_dim)
-
-    def forward(
-        self, x: Tensor, known: tuple[Tensor, Tensor] | None = None, stream: Stream = WHOLE
-    ) -> tuple[Tensor, Features, Tensor]:
-        """x: (B, frames * hop) -> latents (B, frames, codebook_dim), the features, logits of F0 and voicing.
-
-        Args:
-            known: measured log F0 and voicing, (B, T) each, to use in place of the estimate.
-            stream: in which the first piece has `delay` samples more.
-        """
-        if stream.ended:
-            x = F.pad(x, (0, self.hop))  # the last frame looks ahead at silence
-        spectra, correlation = self.features(x, stream)
-        h = self.conv(self.enter(torch.cat([spectra, correlation], dim=-1)), stream)
-        logits = self.pitch(torch.cat([h, correlation.to(h.dtype)], dim=-1)).float()
-        estimate = self.features.pitch(logits[..., :-1]).detach(), logits[..., -1].sigmoid().detach()
-        state = stream.state(self, EncoderState)
-        features = Features(
-            stream.hold(state.spectra, spectra, self.stride),
-            stream.hold(state.log_f0, estimate[0], self.stride),
-            stream.hold(state.voicing, estimate[1], self.stride),
-        )
-        logits = stream.hold(state.logits, logits, self.stride)
-        if known is not None:
-            features = Features(features.spectra, *known)
-        h = self.down(with_next(rearrange(h, "b (t s) d -> b t (s d)", s=self.stride), stream, state.hidden))
-        with torch.autocast(x.device.type, enabled=False):
-            z = self.transform(rearrange(features.audible(), "b (t s) d -> b t (s d)", s=self.stride))
-        return z + self.leave(self.attention(h, stream)).float(), features, logits
-
-
-class Decoder(nn.Module):
-    """Latents -> features: the transform back, and a network's correction.  (B, frames, codebook_dim) -> Features."""
-
-    def __init__(self, c: AudioTokenizerConfig):
-        super().__init__()
-        self.stride, size = c.stride, c.mels + 2 * c.fine_mels + 2
-        self.transform = Linear(c.codebook_dim, c.stride * size)
-        self.enter = Linear(2 * c.codebook_dim, c.frame_dim)
-        self.attention = Chain(*(TransformerBlock(c.frame_dim, c.heads, c.window) for _ in range(c.decoder_layers)))
-        self.up = Linear(c.frame_dim, c.stride * c.dim)
-        self.conv = Chain(*(ConvBlock(c.dim, 2**i) for i in range(c.decoder_blocks)))
-        self.leave = Correction(c.dim, size)
-
-    def forward(self, z: Tensor, stream: Stream = WHOLE) -> Features:
-        if stream.ended:
-            z = F.pad(z, (0, 0, 0, 1))
-        pairs = with_next(z, stream, stream.state(self, LastFrame).frame)
-        h = self.up(self.attention(self.enter(pairs), stream))
-        h = self.leave(self.conv(rearrange(h, "b t (s d) -> b (t s) d", s=self.stride), stream))
-        with torch.autocast(z.device.type, enabled=False):
-            now, _ = pairs.chunk(2, dim=-1)
-            base = rearrange(self.transform(now), "b t (s d) -> b (t s) d", s=self.stride)
-        return Features.from_audible(base + h.float())
-
-
-class Vocoder(nn.Module):
-    """Features -> waveform (B, T * feature_hop): gains of pulses and noise, linear in the features plus a network's correction."""
-
-    def __init__(self, c: AudioTokenizerConfig):
-        super().__init__()
-        size = c.mels + 2 * c.fine_mels + 2
-        self.head = SourceFilterHead(c.sample_rate, c.feature_hop, c.head_n_fft, c.bands, c.subframes)
-        self.transform = Linear(size, self.head.gains)
-        self.enter = Linear(2 * size, c.dim)
-        self.conv = Chain(*(ConvBlock(c.dim, 2 ** (i % 3)) for i in range(c.vocoder_blocks)))
-        self.leave = Correction(c.dim, self.head.gains)
-
-    def forward(self, features: Features, stream: Stream = WHOLE) -> Tensor:
-        x = features.stacked()
-        if stream.ended:
-            x = torch.cat([x, x[:, -1:]], dim=1)
-        pairs = with_next(x, stream, stream.state(self, LastFrame).frame)
-        h = self.leave(self.conv(self.enter(pairs), stream))
-        with torch.autocast(x.device.type, enabled=False):
-            now, _ = pairs.chunk(2, dim=-1)
-            gains = self.transform(now) + h.float()
-        return self.head(gains, MEAN_F0 * features.log_f0.clamp(-1.0, 1.4).exp(), stream)  # 50 to 570 Hz
 
 
 @dataclass
@@ -370,17 +206,24 @@ class AudioTokenizer(Codec):
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the folder that `from_pretrained` reads, weights in bfloat16; other files in it stay.
 
-        The prior of `solfa compress` is written too, where the codec was loaded from a folder that has one and its codebooks
-        are as they were.  Raises: UserError when the folder cannot be written.
+        Files beside the weights that the codec was loaded from are written too where they still hold: the prior of `solfa
+        compress` with the same codebooks, the model card with the same weights.  Raises: UserError when the folder cannot be
+        written.
         """
-        side_files = {}
-        if (
-            self.folder
-            and (self.folder / PRIOR).is_file()
-            and self._fingerprints() == (self.fingerprint, self.wave_fingerprint)
-        ):
-            side_files[PRIOR] = (self.folder / PRIOR).read_bytes()
-        checkpoints.save(folder, KIND, dataclasses.asdict(self.config), self.state_dict(), side_files=side_files)
+        checkpoints.save(
+            folder, KIND, dataclasses.asdict(self.config), self.state_dict(), side_files=self._side_files()
+        )
+
+    def _side_files(self) -> dict[str, bytes]:
+        """Those of the folder that it was loaded from, by name."""
+        source = self.folder
+        if source is None or not source.is_dir() or self._fingerprints() != (self.fingerprint, self.wave_fingerprint):
+            return {}
+        names = [PRIOR]
+        stored = checkpoints.read_tensors(source / checkpoints.WEIGHTS)
+        if checkpoints.fingerprint(stored) == checkpoints.fingerprint(self.state_dict()):
+            names.append(CARD)
+        return {name: (source / name).read_bytes() for name in names if (source / name).is_file()}
 
     def push_to_hub(
         self,
@@ -391,7 +234,7 @@ class AudioTokenizer(Codec):
     ) -> str:
         """Upload what `save_pretrained` writes to `owner/name` on the hub; -> the address of the commit.
 
-        A README.md without measurements is added; see `hub.push` for the arguments.  Raises: UserError with the hub's reason.
+        Where there is no model card, a short one is added; see `hub.push` for the arguments.  Raises: UserError with the hub's reason.
         """
         return hub.push(self.save_pretrained, repo_id, private, token, commit_message)
 

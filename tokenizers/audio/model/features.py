@@ -4,6 +4,7 @@ The spectra are measured here; F0 and voicing are estimated by the encoder from 
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +37,27 @@ def loudness(log_mel: Tensor) -> Tensor:
 def from_loudness(x: Tensor) -> Tensor:
     """The inverse of `loudness`, down to FLOOR."""
     return (x / LOUDNESS_SCALE).clamp_min(FLOOR ** (1 / 3)).log() * 0.75 + 0.5
+
+
+class Features(NamedTuple):
+    """What codes stand for, one row per feature frame (100 Hz)."""
+
+    spectra: Tensor  # (B, T, mels) log-mel, as `AcousticFeatures` gives them
+    log_f0: Tensor  # (B, T), relative to MEAN_F0; a guess where unvoiced
+    voicing: Tensor  # (B, T), 0 to 1
+
+    def stacked(self) -> Tensor:
+        """(B, T, mels + 2), all in one tensor."""
+        return torch.cat([self.spectra, self.log_f0[..., None], self.voicing[..., None]], dim=-1)
+
+    def audible(self) -> Tensor:
+        """(B, T, mels + 2), scaled so that equal errors are about equally audible."""
+        return Features(loudness(self.spectra), PITCH_SCALE * self.log_f0, VOICING_SCALE * self.voicing).stacked()
+
+    @classmethod
+    def from_audible(cls, x: Tensor) -> "Features":
+        """The inverse of `audible`."""
+        return cls(from_loudness(x[..., :-2]), x[..., -2] / PITCH_SCALE, x[..., -1] / VOICING_SCALE)
 
 
 @dataclass

@@ -203,19 +203,21 @@ def test_files_give_the_same_codes(codec: AudioTokenizer, tmp_path: Path) -> Non
     assert AudioTokenizer.from_pretrained(tmp_path / "b").fingerprint != once.fingerprint
 
 
-def test_saved_by_a_plain_string_with_its_prior(tmp_path: Path) -> None:
+def test_saved_by_a_plain_string_with_what_lies_beside_the_weights(tmp_path: Path) -> None:
     bundled = AudioTokenizer.own()
     bundled.save_pretrained(str(tmp_path / "copy"))
     again = AudioTokenizer.own(str(tmp_path / "copy"))
     assert (again.fingerprint, again.wave_fingerprint) == (bundled.fingerprint, bundled.wave_fingerprint)
     assert bundled.folder is not None
-    assert (tmp_path / "copy" / "prior.safetensors").read_bytes() == (bundled.folder / "prior.safetensors").read_bytes()
+    for name in ("prior.safetensors", "README.md"):
+        assert (tmp_path / "copy" / name).read_bytes() == (bundled.folder / name).read_bytes()
     with torch.no_grad():
         bundled.decoder.transform.bias.add_(1)  # which decides no code
         bundled.save_pretrained(tmp_path / "decoder")
         bundled.quantizer.codebooks[0, 0, 0] += 1
         bundled.save_pretrained(tmp_path / "codebooks")
     assert (tmp_path / "decoder" / "prior.safetensors").is_file()
+    assert not (tmp_path / "decoder" / "README.md").exists(), "it describes other weights"
     assert not (tmp_path / "codebooks" / "prior.safetensors").exists(), "it was fitted to other codebooks"
 
 

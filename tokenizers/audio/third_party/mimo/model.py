@@ -209,13 +209,13 @@ class MiMoAudioTokenizer(Codec):
         self, wav: AudioLike, sample_rate: int, lengths: Tensor | None = None, books: int | None = None
     ) -> Tensor:
         """As `Codec.encode`, each row up to its own last sample: silence after it would change the codes."""
-        wav, sample_rate, lengths = self.check_audio(wav, sample_rate, lengths)
+        samples, sample_rate, lengths = self.check_audio(wav, sample_rate, lengths)
         books = self.check_books(books)
-        ends = [wav.shape[1]] * len(wav) if lengths is None else lengths.tolist()
-        rows = [row[:end] for row, end in zip(wav, ends, strict=True)]
+        ends = [samples.shape[1]] * len(samples) if lengths is None else lengths.tolist()
+        rows = [row[:end] for row, end in zip(samples, ends, strict=True)]
         if sample_rate != self.sample_rate:
             rows = [torch.from_numpy(resample(row.cpu().numpy(), sample_rate, self.sample_rate)) for row in rows]
-        longest = resampled_length(wav.shape[1], sample_rate, self.sample_rate)
+        longest = resampled_length(samples.shape[1], sample_rate, self.sample_rate)
         x = torch.stack([F.pad(row, (0, longest + -longest % self.hop - len(row))) for row in rows])
         with torch.autocast(self.device.type, enabled=False):
             return self._encode(x.to(self.device), books, [len(row) for row in rows])

@@ -166,7 +166,7 @@ def evaluate(
     references: Annotated[
         list[str] | None, typer.Argument(help="Folders, globs, files or manifests of recordings.", show_default=False)
     ] = None,
-    codec: Annotated[str | None, typer.Option(help="Audio tokenizer: a bundled name, a folder or a hub id.")] = None,
+    codec: Annotated[str | None, typer.Option(help="Audio tokenizer: a bundled name, a folder, or hf:owner/name.")] = None,
     books: Annotated[
         str,
         typer.Option(help="Numbers of books (codebooks, n_q) to measure, with commas.", show_default="1,2,4,8,...,all"),
@@ -196,7 +196,7 @@ def evaluate(
     Examples:
 
         solfa eval codec recordings/ --limit 40
-        solfa eval codec recordings/ --codec kyutai/mimi --against opus,codec2
+        solfa eval codec recordings/ --codec hf:kyutai/mimi --against opus,codec2
         solfa eval codec --tokens tokens/ --limit 40
     """
     if not seconds >= SHORTEST or math.isinf(seconds):

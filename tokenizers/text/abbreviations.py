@@ -29,10 +29,10 @@ POINTED = re.compile(rf"\b({'|'.join(sorted(ABBREVIATIONS, key=len, reverse=True
 def phrases(text: str) -> str:
     """Fixed expressions, numbers of things ("No. 5", "Fig. 2", "p. 7"), streets, and states after a city."""
     for pattern, spoken in PHRASES.items():
-        text = re.sub(rf"(?<!\w){pattern}(?!\w)", spoken, text)
+        text = pattern.sub(spoken, text)
     text = re.sub(r"(?<!\w)w/(?:\s?(?=[a-z])|(?=\s|$))", "with ", text)
     text = re.sub(rf"({SPEECH})([Nn]o)\.(?=\s\d)", r"\1\2 . ", text)
-    for short, full in BEFORE_NUMBERS.items():
+    for short, full in BEFORE_NUMBERS.items() if re.search(r"\d|\.\s[A-Z]", text) else ():
         numeral = "" if full.startswith("number") else rf"|\b{short}\.\s(?=[IVXLC]+\b|[A-Z]\b)"
         text = re.sub(rf"\b{short}\.?\s?(?=\d){numeral}", f"{full} ", text)
     text = re.sub(r"(?<!\w)#\s?(?=\d)", "number ", text)

@@ -80,7 +80,10 @@ def iso_dates(text: str) -> str:
 def ranges(text: str) -> str:
     """Weekdays, months and days of a month from one to another: "Mon-Fri", "Jan.-Mar.", "Jan 5-7", "Jan. 5–Feb. 3"."""
     days = {d: full for full in WEEKDAYS for d in (full, full[:3], full[:4], full[:5])}
-    for names, full in ((days, days.__getitem__), ({n: n for m in MONTHS for n in (m, m[:3], m[:4])}, month)):
+    dashed = "-" in text or "\u2013" in text
+    for names, full in (
+        () if not dashed else ((days, days.__getitem__), ({n: n for m in MONTHS for n in (m, m[:3], m[:4])}, month))
+    ):
         name = rf"({'|'.join(sorted(names, key=len, reverse=True))})\b\.?"
         text = re.sub(
             rf"\b{name}{DASH}{name}(?!\s?\d{{1,2}}\b|-?\w)",

@@ -125,6 +125,8 @@ def fractions(text: str) -> str:
 
 def sums(text: str) -> str:
     """Signs between and before numbers: minus, times, "is less than", "about", "more than"; ranges and ratios with "to"."""
+    if not re.search(r"[\d<>=+/\u2192\u2248\u2260\u2264\u2265]", text):
+        return text
     text = re.sub(r"(?<![\w/'.])([a-z])/([a-z])(?![\w/'])", r"\1 over \2", text)
     text = re.sub(r"(?<![\w.])(\d+):(\d+)(?![\d:])", lambda m: f"{number(m[1])} to {number(m[2])}", text)
     years = r"(?<![\w.-])(1[1-9]\d\d|20\d\d)[-\u2013](\d\d)(?![\w-])"

@@ -1,5 +1,7 @@
 """Tables for reading written English aloud: what signs, units, abbreviations and capitals stand for."""
 
+import re
+
 QUOTES_AND_DASHES = str.maketrans(
     {c: "'" for c in "\u2018\u2019\u201a\u201b\u2032\u00b4\u02bc\uff07`"}
     | {c: '"' for c in "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033"}
@@ -137,7 +139,7 @@ BEFORE_NUMBERS = {  # "No. 5", "Fig. 2", "Vol. IV"
     "[Vv]ol": "volume", "[Vv]ols": "volumes", "[Cc]h": "chapter", "[Ss]ec": "section", "[Aa]rt": "article", "[Aa]pt": "apartment",
     "pp": "pages", "p": "page", "[Ee]xt": "extension", "[Rr]ef": "reference", "[Ee]d": "edition", "[Rr]m": "room",
 }  # fmt: skip
-PHRASES = {
+_PHRASES = {
     r"WW(?:I|1)": "world war one",
     r"WW(?:II|2)": "world war two",
     r"Ctrl": "control",
@@ -156,6 +158,7 @@ PHRASES = {
     r"Ph\.\s?D\.(?=\s+[a-z])": "P H D",
     r"Ph\.?\s?D": "P H D",
 }
+PHRASES = {re.compile(rf"(?<!\w)(?:{pattern})(?!\w)"): spoken for pattern, spoken in _PHRASES.items()}
 MONTHS = "January February March April May June July August September October November December".split()
 MONTH = "(?P<month>" + "|".join(f"{m}|{m[:3]}\\.?" for m in MONTHS) + r"|Sept\.?)"
 WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()

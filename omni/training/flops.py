@@ -2,8 +2,8 @@
 
 A matrix of n weights costs 2 n operations for each vector, and 4 n more in the backward pass: "6 N" for each token.  Of
 the weights only those that a token uses count, so not embeddings and only `top_k` experts.  Attention adds two products
-for each pair of a query and a key that it may see.  What is computed beyond that (masked pairs, padding, layers run again
-for gradient checkpointing) does not count: it is no use to the model.
+for each pair of a query and a key within its reach.  What is computed beyond that (masked pairs, padding, layers run again
+for gradient checkpointing) does not count: the model gains nothing by it.
 """
 
 import time
@@ -22,20 +22,20 @@ TRAINING = 3  # forward, and twice that backward
 GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "H20": 148e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12, "4090": 165e12, "3090": 71e12}  # fmt: skip
 
 
-def seen_pairs(steps: int, window: int | None) -> int:
-    """Pairs of query and key in a causal sequence of so many steps, of which each sees the last `window`."""
+def attention_pairs(steps: int, window: int | None) -> int:
+    """Pairs of query and key in a causal sequence of so many steps, each with the last `window` of them (None: all)."""
     if window is None or steps <= window:
         return steps * (steps + 1) // 2
     return window * (window + 1) // 2 + (steps - window) * window
 
 
 def decoder_flops(decoder: HybridDecoder, lengths: Sequence[int]) -> float:
-    """Of a forward pass over documents of so many steps each."""
+    """Operations of a forward pass over documents of so many steps each."""
     total, steps = 0.0, sum(lengths)
     for i, layer in enumerate(decoder.layers):
         assert isinstance(layer, DecoderLayer)
         c = decoder.config.attention_of(i)
-        pairs = sum(seen_pairs(n, c.window) for n in lengths)
+        pairs = sum(attention_pairs(n, c.window) for n in lengths)
         total += 2 * steps * (matrices(layer.attention) + _active(layer.ffn)) + 2 * pairs * c.heads * (
             c.qk_dim + c.v_dim
         )
@@ -43,7 +43,7 @@ def decoder_flops(decoder: HybridDecoder, lengths: Sequence[int]) -> float:
 
 
 def patch_flops(encoder: PatchEncoder, decoder: PatchDecoder, read: int, written: int) -> float:
-    """Of a forward pass in which so many patches are read and so many are written; without conditions."""
+    """Operations of a forward pass in which so many patches are read and so many are written; without conditions."""
     reading = _local(encoder.blocks, decoder.patch_size) + 2 * matrices(encoder.out)
     heads = decoder.heads.weight.numel() + (0 if decoder.heads.enter is None else decoder.heads.enter.numel())
     writing = _local(decoder.blocks, decoder.steps) + 2 * matrices(decoder.state) + 2 * decoder.patch_size * heads

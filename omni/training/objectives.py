@@ -1,7 +1,7 @@
 """What `solfa train omni` can train, and the losses that it minimises.
 
-An objective holds a model, names the terms of its loss, and says how many labels of each a batch has, so that a mean over
-all labels of a step can be put together from the parts that processes and passes see.
+An objective holds a model, names the terms of its loss, and counts the labels that a batch has for each, so that a mean over
+all labels of a step can be put together from the parts that processes and passes compute.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class Objective(nn.Module, ABC):
         """Each term's mean over its labels, 0 where there are none: (K,), with gradients."""
 
     def report(self, means: Tensor) -> dict[str, float]:
-        """What there is to tell of the terms (K,), by name."""
+        """Losses for the log, by name, from the means of the terms: (K,)."""
         return dict(zip(self.names, means.tolist(), strict=True))
 
     def flops(self, batch: Packed) -> float:
@@ -66,7 +66,7 @@ class Objective(nn.Module, ABC):
         """Write the model's checkpoint, `tensors` being its whole state."""
         checkpoints.save(folder, self.kind, dataclasses.asdict(self.config), tensors)
 
-    def adopt(self, name: str) -> None:
+    def init_from(self, name: str) -> None:
         """Start from the weights of a checkpoint of the same shape, a folder or `hf:owner/name`.
 
         A single block of multi-token prediction is copied to as many as the model has.
@@ -76,16 +76,16 @@ class Objective(nn.Module, ABC):
         checkpoints.load_into(self.model, tensors, folder)
 
 
-def later(labels: Tensor, segments: Tensor, blocks: int) -> list[Tensor]:
-    """What the decoder is to predict (B, T, ...), and each block of multi-token prediction, one step later each time.
+def shift_labels(labels: Tensor, segments: Tensor, blocks: int) -> list[Tensor]:
+    """Labels of the decoder, and of each block of multi-token prediction, one step later each time: (B, T, ...) each.
 
-    segments (B, T): of another document than its own a step predicts nothing.
+    labels: (B, T, ...) of the decoder; segments: (B, T), which document a step is of: it predicts nothing of another one.
     """
     found, owner = [labels], segments
     for _ in range(blocks):
         owner = next_step(owner, -1)
-        foreign = (owner != segments).view(*segments.shape, *[1] * (labels.dim() - 2))
-        found.append(next_step(found[-1], IGNORE).masked_fill(foreign, IGNORE))
+        other = (owner != segments).view(*segments.shape, *[1] * (labels.dim() - 2))
+        found.append(next_step(found[-1], IGNORE).masked_fill(other, IGNORE))
     return found
 
 
@@ -105,7 +105,7 @@ class TextObjective(Objective):
         self.weights = torch.tensor([1.0] + [mtp_weight / max(mtp, 1)] * mtp)
 
     def _labels(self, batch: Packed) -> list[Tensor]:
-        return later(self.grid.labels(batch.grid).text, batch.segments, self.config.mtp)
+        return shift_labels(self.grid.labels(batch.grid).text, batch.segments, self.config.mtp)
 
     def counts(self, batch: Packed) -> Tensor:
         return torch.stack([(labels != IGNORE).sum() for labels in self._labels(batch)]).float()
@@ -125,7 +125,7 @@ class TextObjective(Objective):
 class OmniObjective(Objective):
     """Text and audio: cross entropy of the text row and of each book, by the decoder and by each block of multi-token prediction.
 
-    So the terms are those of the decoder and then those of each block, of which `report` tells one number: text and books
+    So the terms are those of the decoder and then those of each block, which `report` sums up in one number: text and books
     together, weighed as the decoder's are.
     """
 
@@ -149,7 +149,7 @@ class OmniObjective(Objective):
 
     def _labels(self, batch: Packed) -> list[Labels]:
         own = self.grid.labels(batch.grid)
-        texts, audio = (later(labels, batch.segments, self.config.mtp) for labels in own)
+        texts, audio = (shift_labels(labels, batch.segments, self.config.mtp) for labels in own)
         return [Labels(*both) for both in zip(texts, audio, strict=True)]
 
     def counts(self, batch: Packed) -> Tensor:

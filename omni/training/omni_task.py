@@ -23,9 +23,9 @@ from solfa.omni.training.objectives import Objective, OmniObjective, TextObjecti
 from solfa.omni.training.omni_recipe import OmniRecipe
 from solfa.omni.training.packing import BYTES, Packed, PackedRows, open_source
 from solfa.omni.training.stability import (
+    DecoderStatistics,
     Guard,
     Monitor,
-    Sight,
     Verdict,
     gradient_norm,
     qk_clip,
@@ -68,7 +68,7 @@ class OmniTask(TrainingTask):
                 )
         self.objective = make_objective(recipe)
         if recipe.init is not None:
-            self.objective.adopt(recipe.init)
+            self.objective.init_from(recipe.init)
         self.data = self._read(heldout=False)
         self.heldout = self._read(heldout=True) if recipe.heldout else None
         loop.check_data(self.data.digest())
@@ -140,7 +140,7 @@ class OmniTask(TrainingTask):
             share = self.objective.counts(part) / counts.clamp(min=1)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
                 means = self.objective(part)
-            if backward:  # sharding averages gradients over the processes, and we want their sum
+            if backward:  # sharding averages gradients over the processes, and their sum is needed
                 (self.processes * (weights * share) @ means).backward()
             sums += share * means.detach()
         sums = self._sum(sums)
@@ -155,15 +155,15 @@ class OmniTask(TrainingTask):
         if looking:
             self.monitor.start()
         metrics: dict[str, Any] = self.losses(batch, backward=True)
-        sight = self.monitor.read() if looking else None
+        statistics = self.monitor.read() if looking else None
         norm = gradient_norm(self.parameters)
         verdict = self.guard.judge(metrics["loss"], float(norm))
         rate = self.recipe.rate(progress)
         self._update(verdict, norm, rate)
         events = [] if verdict is Verdict.GOOD else [verdict.value]
-        if sight is not None:
-            events += self._repair(sight)
-            metrics |= sight.scalars()
+        if statistics is not None:
+            events += self._repair(statistics)
+            metrics |= statistics.scalars()
         metrics |= {"norm": float(norm), "learning_rate": rate} | ({"event": ", ".join(events)} if events else {})
         flops = self.processes * TRAINING * self.objective.flops(batch)
         return StepReport(metrics, self.processes * sum(batch.lengths()), flops, "roll back" in events)
@@ -179,12 +179,12 @@ class OmniTask(TrainingTask):
             mixture.rebalance(self.recipe.balance_rate if verdict is Verdict.GOOD else 0.0)
         self.optimizer.zero_grad()
 
-    def _repair(self, sight: Sight) -> list[str]:
+    def _repair(self, statistics: DecoderStatistics) -> list[str]:
         """Repair what a look inside shows to be broken.  -> what was done."""
         stability, events = self.recipe.stability, []
-        if stability.qk_clip is not None and (n := qk_clip(self.decoder, sight.logits, stability.qk_clip)):
+        if stability.qk_clip is not None and (n := qk_clip(self.decoder, statistics.logits, stability.qk_clip)):
             events.append(f"clipped {n} heads")
-        if n := revive_routers(self.decoder, sight.loads, stability.collapse):
+        if n := revive_routers(self.decoder, statistics.loads, stability.collapse):
             events.append(f"revived {n} routers")
         self.collapsed = self.collapsed + 1 if n else 0
         if self.collapsed >= stability.patience:

@@ -88,7 +88,7 @@ class TextDocuments:
         ]
         documents = np.concatenate(spans or [np.zeros((0, 3), np.int64)])
         documents = documents[documents[:, 2] > documents[:, 1]]
-        documents = documents[mine(len(documents), heldout, every)]
+        documents = documents[in_split(len(documents), heldout, every)]
         # (file, first byte, last byte, begins a document, ends one); the two marks take a step each
         n_pieces = -(-(documents[:, 2] - documents[:, 1] + 2) // most_steps)
         piece = np.arange(n_pieces.sum()) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
@@ -129,7 +129,7 @@ class AudioDocuments:
             index = index[np.array([bool(text) for text in texts], bool)]
         fits = index[lengths[index] <= most_steps]
         self.too_long = len(index) - len(fits)
-        self.index = fits[mine(len(fits), heldout, every)]
+        self.index = fits[in_split(len(fits), heldout, every)]
         self.lengths = lengths[self.index]
 
     def write(self, index: int, row: Grid, start: int) -> None:
@@ -169,8 +169,8 @@ def open_source(
     return AudioDocuments(config, grid, most_steps, heldout, every)
 
 
-def mine(n: int, heldout: bool, every: int) -> NDArray[np.bool_]:
-    """Which of `n` documents belong to this part of the data."""
+def in_split(n: int, heldout: bool, every: int) -> NDArray[np.bool_]:
+    """Which of `n` documents are held out (one in `every`), or which are not: (n,)."""
     kept = np.zeros(n, bool)
     if every:
         kept[::every] = True

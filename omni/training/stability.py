@@ -2,8 +2,8 @@
 
 `Monitor` reads activations, attention logits, and the load of experts; `qk_clip` takes back heads whose logits explode
 (MuonClip, arXiv 2507.20534); `revive_routers` takes back routers that send everything to one expert; `Guard` judges each
-step by its loss and the norm of its gradient.  Who acts on the verdicts is `solfa.omni.training.train_omni`; all processes of a run
-see the same numbers, so they reach the same ones.
+step by its loss and the norm of its gradient.  `omni_task.py` acts on the verdicts; all processes of a run
+have the same numbers, so they reach the same ones.
 """
 
 import math
@@ -54,7 +54,7 @@ class Verdict(Enum):
 
 
 class Guard:
-    """Judges steps.  `state` and `restore` carry its memory through checkpoints, as JSON."""
+    """Judges steps by what the good ones before them were like; `state` and `restore` keep that in checkpoints."""
 
     SMOOTHING = 0.1  # weight of a new loss in the running mean
     ROLL_BACKS = 5  # to the same checkpoint, after which going on makes no sense
@@ -115,16 +115,18 @@ class Guard:
             self.norms.clear()
 
     def state(self) -> dict[str, Any]:
+        """Its memory, as JSON values."""
         return {"mean": self.mean, "surprises": list(self.surprises), "norms": list(self.norms), "streak": self.streak}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
         self.mean, self.streak, self.roll_backs = state["mean"], state["streak"], 0
         self.surprises = deque(state["surprises"], self.config.history)
         self.norms = deque(state["norms"], self.config.history)
 
 
 class Monitor:
-    """Looks into a decoder during the forward passes between `start` and `read`."""
+    """Measures activations, attention logits and expert loads in the forward passes between `start` and `read`."""
 
     def __init__(self, decoder: HybridDecoder):
         self.decoder = decoder
@@ -133,33 +135,36 @@ class Monitor:
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def start(self) -> None:
+        """Measure from now on."""
         for i, layer in enumerate(self.layers):
             layer.attention.track_max_logit, layer.attention.max_logit = True, None
             self._largest[i] = None
-            self._hooks.append(layer.register_forward_hook(lambda _, __, x, i=i: self._see(i, x)))
+            self._hooks.append(layer.register_forward_hook(lambda _, __, x, i=i: self._record(i, x)))
 
-    def _see(self, i: int, x: Tensor) -> None:
+    def _record(self, i: int, x: Tensor) -> None:
         now, before = x.detach().abs().amax().float(), self._largest[i]
         self._largest[i] = now if before is None else torch.maximum(before, now)
 
-    def read(self) -> "Sight":
-        """What was seen since `start`, by all processes together; every one of them must ask."""
+    def read(self) -> "DecoderStatistics":
+        """What was measured since `start`, in all processes together; to be called in every one of them."""
         while self._hooks:
             self._hooks.pop().remove()
         activations, logits = [], []
         for layer, largest in zip(self.layers, self._largest, strict=True):
-            seen = layer.attention.max_logit
+            largest_logit = layer.attention.max_logit
             layer.attention.track_max_logit, layer.attention.max_logit = False, None
-            assert largest is not None and seen is not None, "no forward pass since start"
+            assert largest is not None and largest_logit is not None, "no forward pass since start"
             activations.append(_over_all(largest, torch.distributed.ReduceOp.MAX))
-            logits.append(_over_all(seen.detach().float(), torch.distributed.ReduceOp.MAX))
+            logits.append(_over_all(largest_logit.detach().float(), torch.distributed.ReduceOp.MAX))
         loads = [_over_all(m.load.double(), torch.distributed.ReduceOp.SUM) for m in self.decoder.moe_layers()]
-        return Sight([float(x) for x in activations], logits, [load / load.sum().clamp(min=1) for load in loads])
+        return DecoderStatistics(
+            [float(x) for x in activations], logits, [load / load.sum().clamp(min=1) for load in loads]
+        )
 
 
 @dataclass(frozen=True)
-class Sight:
-    """activations: the largest absolute value after each layer; logits: (H,) the largest of each head, per layer;
+class DecoderStatistics:
+    """What `Monitor` measured.  activations: the largest absolute value after each layer; logits: (H,) the largest of each head, per layer;
     loads: (experts,) each expert's share, per mixture.
     """
 
@@ -194,7 +199,7 @@ def shard_like(full: Tensor, like: Tensor) -> Tensor:
 
 
 def whole(x: Tensor) -> Tensor:
-    """The inverse: all of a tensor that may be sharded, on the CPU; every process must ask."""
+    """The inverse: all of a tensor that may be sharded, on the CPU; to be called in every process."""
     return (x.full_tensor() if isinstance(x, DTensor) else x).detach().cpu()
 
 
@@ -207,7 +212,7 @@ def qk_clip(decoder: HybridDecoder, logits: list[Tensor], limit: float) -> int:
     shrink by the square root.  Layers that normalise queries and keys are left alone.
 
     Args:
-        logits: (H,) per layer, as in `Sight`.
+        logits: (H,) per layer, as in `DecoderStatistics`.
 
     Returns: how many heads were shrunk.
     """

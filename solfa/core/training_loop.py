@@ -66,7 +66,7 @@ class LoopRecipe(Protocol):
 class StepReport(NamedTuple):
     """What a step of training measured.
 
-    metrics: numbers by name for the log; `event` says what was done about trouble.
+    metrics: numbers by name for the log; `event` (words) is what was done about trouble.
     tokens, flops: of all processes, about; 0 where nobody counts them.
     roll_back: whether the last saved state should come back.
     """
@@ -96,7 +96,7 @@ class TrainingTask(ABC):
     average: WeightAverage | None = None
     averaged: nn.Module
     optimizers: Mapping[str, torch.optim.Optimizer] = {}
-    panels: Sequence[tuple[str, tuple[str, ...], bool]] = (("losses", ("",), True),)
+    panels: Sequence[tuple[str, tuple[str, ...], bool]] = (("losses", ("",), False),)
     peak_flops: float = 0.0
 
     @property
@@ -110,17 +110,18 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Measures on what training does not see, by name; {} in processes that measure nothing."""
+        """Measures on data that are held out, by name; {} in processes that measure nothing."""
 
     @abstractmethod
-    def state(self) -> TaskState: ...
+    def state(self) -> TaskState:
+        """What is to be kept."""
 
     @abstractmethod
     def load_tensors(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         """Take back the tensors of a state.  Raises: KeyError or RuntimeError where they do not fit."""
 
     def resumed(self, facts: dict[str, Any]) -> None:  # noqa: B027 (not every task has something to do)
-        """After a run's state was loaded to continue it: take back what else it says."""
+        """After a run's state was loaded to continue it: take back what else it holds."""
 
     def rolled_back(self, facts: dict[str, Any], lost: int) -> None:  # noqa: B027 (not every task has something to do)
         """After the state from `lost` steps ago was loaded because the steps since went wrong."""
@@ -168,7 +169,7 @@ class TrainingLoop:
         self.steps = default_steps if recipe.steps is None and recipe.minutes is None else recipe.steps
         self.clock = Clock(self.steps, recipe.minutes)
         self.step, self.saved_at = 0, -1
-        self.stopping = False
+        self.interrupted = self.stopping = False  # here and now; in all processes, since the last step
         self.settings, self.data_digest = settings_of(recipe), ""
         self.found = find_state(self.out / "state")
         if self.found:
@@ -240,7 +241,7 @@ class TrainingLoop:
         return progress
 
     def train_step(self, task: TrainingTask, progress: float | None = None) -> StepReport:
-        """One step, and back to the last state if the task wants that."""
+        """One step, and back to the last state if the task asks for it."""
         report = task.train_step(self.progress() if progress is None else progress)
         self.step += 1
         if task.average is not None:
@@ -256,8 +257,9 @@ class TrainingLoop:
         """How much of the run is done; like `stopping`, the same in every process."""
         share = self.clock.progress(self.step)
         if self.processes == 1:
+            self.stopping = self.interrupted
             return share
-        both = torch.tensor([share, float(self.stopping)], dtype=torch.float64, device=self.device)
+        both = torch.tensor([share, float(self.interrupted)], dtype=torch.float64, device=self.device)
         dist.broadcast(both, 0)
         self.stopping = bool(both[1])
         return float(both[0])
@@ -267,9 +269,9 @@ class TrainingLoop:
         """Ctrl-C, or SIGTERM, ends the run after the step it is in; a second one at once."""
 
         def stop(number: int, frame: Any) -> None:
-            if self.stopping:
+            if self.interrupted:
                 raise KeyboardInterrupt
-            self.stopping = True
+            self.interrupted = True
             if self.main:
                 bar.say("stopping after this step; once more stops at once")
 

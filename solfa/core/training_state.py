@@ -118,7 +118,7 @@ def another_model(folder: Path) -> UserError:
 
 
 def settings_of(recipe: Any) -> dict[str, Any]:
-    """What a recipe (a dataclass) says that must stay as it is while a run goes on: JSON values by dotted names."""
+    """The settings of a recipe (a dataclass) that must stay as they are while a run goes on: JSON values by dotted names."""
     flat: dict[str, Any] = {}
 
     def add(prefix: str, values: dict[str, Any]) -> None:

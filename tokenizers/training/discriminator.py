@@ -50,7 +50,7 @@ class Discriminators(nn.Module):
 
 
 def discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    """Hinge loss, mean over discriminators."""
+    """Hinge loss, mean over discriminators, of their feature maps of real and made sound: -> scalar."""
     terms = [
         F.relu(1 - r[-1].float()).mean() + F.relu(1 + f[-1].float()).mean() for r, f in zip(real, fake, strict=True)
     ]

@@ -14,7 +14,7 @@ RESOLUTIONS = ((512, 64), (1024, 96), (2048, 160))  # (window, mel bands); hop =
 class MultiResolutionMelLoss(nn.Module):
     """L1 between mel spectrograms at several window lengths, in two scales, down to FLOOR.
 
-    log: quiet sounds count as much as loud ones.  power 0.3: as the ear's loudness (Zwicker), what PESQ listens to.
+    log: quiet sounds count as much as loud ones.  power 0.3: as the ear's loudness (Zwicker), which PESQ measures.
     """
 
     def __init__(self, sample_rate: int):
@@ -40,12 +40,11 @@ class MultiResolutionMelLoss(nn.Module):
 
 
 class AuditoryLoss(nn.Module):
-    """What PESQ (ITU-T P.862) hears of a difference: loudness in Bark bands, masked, additions weighing more than omissions.
+    """A difference as PESQ (ITU-T P.862) rates it: of loudness in Bark bands, masked, additions weighing more than omissions.
 
     A difference of loudness below a quarter of the quieter of the two is masked.  What is added to the sound counts up to twelve
-    times, since the ear forgives what is missing sooner.  Level alignment and equalisation of the standard are left out: a tokenizer
-    should keep both.  A codec that learned from this scores better in PESQ than it would by listening alone: judge it by other
-    metrics as well.
+    times, since what is missing disturbs less.  Level alignment and equalisation of the standard are left out: a tokenizer
+    should keep both.  A codec that learned from this scores better in PESQ than it sounds: judge it by other metrics as well.
     """
 
     BANDS, TOP = 49, 8000.0  # 0.4 Bark each, up to Hz: those of wide-band PESQ
@@ -78,17 +77,19 @@ class AuditoryLoss(nn.Module):
         )
         power = (spectrum.real.square() + spectrum.imag.square()).mT @ self.bank  # (2B, T, bands)
         energy = power.chunk(2)[1].sum(-1)
-        heard = energy > 1e-4 * energy.amax(1, keepdim=True)
-        speech = (energy * heard).sum(1) / heard.sum(1).clamp_min(1)
+        active = energy > 1e-4 * energy.amax(1, keepdim=True)
+        speech = (energy * active).sum(1) / active.sum(1).clamp_min(1)
         power = power * (10 ** (self.LEVEL / 10) / speech.clamp_min(1e-6)).repeat(2)[:, None, None]
-        made, true = power.chunk(2)
-        loud, due = self.loudness(power).chunk(2)
-        difference = ((loud - due).abs() - 0.25 * torch.minimum(loud, due)).clamp_min(0) * self.width
-        added = ((made + 50) / (true + 50)).pow(1.2)
+        guess_power, true_power = power.chunk(2)
+        guess_loudness, true_loudness = self.loudness(power).chunk(2)
+        difference = (
+            (guess_loudness - true_loudness).abs() - 0.25 * torch.minimum(guess_loudness, true_loudness)
+        ).clamp_min(0) * self.width
+        added = ((guess_power + 50) / (true_power + 50)).pow(1.2)
         added = torch.where(added < 3, 0, added.clamp_max(12))
-        forgiving = ((true.sum(-1) + 1e5) / 1e7).pow(0.04)  # loud stretches hide more
-        both = (difference.square().sum(-1) + 1e-8).sqrt() * math.sqrt(self.BANDS) / forgiving
-        more = (difference * added).sum(-1) / forgiving
+        tolerance = ((true_power.sum(-1) + 1e5) / 1e7).pow(0.04)  # loud stretches hide more
+        both = (difference.square().sum(-1) + 1e-8).sqrt() * math.sqrt(self.BANDS) / tolerance
+        more = (difference * added).sum(-1) / tolerance
         return 0.1 * self._over_time(both) + 0.0309 * self._over_time(more)
 
     def loudness(self, power: Tensor) -> Tensor:
@@ -98,9 +99,10 @@ class AuditoryLoss(nn.Module):
 
     @staticmethod
     def _over_time(disturbance: Tensor) -> Tensor:
-        """(B, T): loud disturbances of short stretches decide -> scalar."""
+        """(B, T) -> scalar; squared, so that the largest disturbances count most."""
         return (disturbance.clamp_max(45).square().mean(1) + 1e-8).sqrt().mean()
 
 
 def bark(hz: Tensor) -> Tensor:
+    """Frequency on the Bark scale."""
     return 6 * torch.asinh(hz / 600)

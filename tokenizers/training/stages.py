@@ -78,7 +78,7 @@ class CodecInTraining(nn.Module):
             losses |= self._feature_losses(features, target, *measured)
         if stage == "tokens":
             return Reconstruction(None, losses)
-        # F0 steers the source, but its gradient through hundreds of pulses says nothing useful.
+        # F0 steers the source, but its gradient through hundreds of pulses is of no use.
         wav = self.model.vocoder(features._replace(log_f0=features.log_f0.detach())).float()
         return Reconstruction(wav, losses | self._sound_losses(wav, batch.wav))
 
@@ -116,9 +116,9 @@ class CodecInTraining(nn.Module):
 
     def _feature_losses(self, made: Features, target: Features, log_f0: Tensor, voiced: Tensor) -> dict[str, Tensor]:
         weight = voiced + 0.05
-        want = loudness(target.spectra)
+        loud = loudness(target.spectra)
         return {
-            "loudness": 10 * (loudness(made.spectra) - want).abs().mean() / want.mean(),
+            "loudness": 10 * (loudness(made.spectra) - loud).abs().mean() / loud.mean(),
             "spectra": (made.spectra - target.spectra).abs().mean(),
             "pitch": 20 * ((made.log_f0 - log_f0).abs() * weight).sum() / weight.sum(),
             "voicing": 0.3 * (made.voicing - voiced).abs().mean(),

@@ -77,8 +77,8 @@ def fit_book(codebooks: Tensor, clips: Clips, book: int, lm_books: int, steps: i
     for step in range(steps):
         at = torch.randint(clips.codes.shape[1], (BATCH,), generator=generator)
         any_other = int(torch.randint(1, books + 1, (), generator=generator))
-        known = max(book + 1, (lm_books, books, any_other)[step % 3])
-        x = contexts(codebooks, clips, at, book, known)
+        coded_books = max(book + 1, (lm_books, books, any_other)[step % 3])
+        x = contexts(codebooks, clips, at, book, coded_books)
         x[:, :-1] /= scale
         loss = F.cross_entropy((x @ weight.T) @ (words @ project).T + bias, clips.codes[book, at])
         optimizer.zero_grad()

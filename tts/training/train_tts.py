@@ -180,13 +180,16 @@ def run(recipe: TTSRecipe) -> Path:
         planner=dataclasses.replace(recipe.model.planner, symbols=text.vocab_size),
     )
     heldout = [u for u in utterances if u.heldout]
-    batches = Batches([u for u in utterances if not u.heldout], recipe)
+    learned = [u for u in utterances if not u.heldout]
+    if not learned:
+        raise UserError(f"all clips in {recipe.data} are held out: there is nothing to learn from")
+    batches = Batches(learned, recipe)
     tokenizer = AudioTokenizer.own(recipe.codec or codec)  # its codebooks are what heads start from
     if tokenizer.fingerprint != fingerprint:
         raise UserError(
             f"{recipe.data} was made by another {codec} (fingerprint {fingerprint}); name its folder with codec="
         )
-    model = make_model(recipe, config, batches.utterances, tokenizer)
+    model = make_model(recipe, config, learned, tokenizer)
     loop.print(
         f"{batches.seconds.sum() / 3600:.2f} h of {len(batches.utterances)} clips, {len(heldout)} held out; "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters; voices: {', '.join(v.name for v in config.voices)}"

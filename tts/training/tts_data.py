@@ -82,7 +82,7 @@ def read_utterances(recipe: TTSRecipe, text: TextTokenizer) -> tuple[list[Uttera
 
 
 def make_voices(utterances: list[Utterance], presets: Mapping[str, str]) -> tuple[Voice, ...]:
-    """The described voice first, then the presets (name -> what to say about them) with their measured pitch.
+    """The described voice first, then the presets (name -> a few words about them) with their measured pitch.
 
     Raises: UserError for a preset of which there is no clip.
     """

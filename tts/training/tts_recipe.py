@@ -12,7 +12,7 @@ class TTSRecipe:
 
     data: token shards of a prepared manifest; codec: folder of the audio tokenizer that made them, where it is not a bundled one.
     init: checkpoint to start from; one that wrote another tokenizer's codes keeps all but their meaning.
-    voices: preset voices to learn: name -> what to say about them.
+    voices: preset voices to learn: name -> a few words about them.
     mix: weight of each source or voice, 1 where none is given; finish: the weights from the share `finish_from` of the run on.
     batch_seconds: of audio in a batch; max_seconds: longer clips are left out.
     describe_share: of the clips of preset voices, given as the described voice.

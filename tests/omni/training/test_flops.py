@@ -12,7 +12,7 @@ from solfa.omni.decoder.moe import MoEConfig
 from solfa.omni.model.grid import TokenGrid
 from solfa.omni.model.omni_model import OmniConfig, OmniModel, omni_loss
 from solfa.omni.model.patches import LocalConfig
-from solfa.omni.training.flops import TRAINING, decoder_flops, patch_flops, peak_flops, seen_pairs
+from solfa.omni.training.flops import TRAINING, attention_pairs, decoder_flops, patch_flops, peak_flops
 
 FULL = AttentionConfig(heads=4, kv_heads=2, qk_dim=8, v_dim=4, rotary_dim=4, sink=True)
 CONFIG = DecoderConfig(
@@ -24,7 +24,7 @@ CONFIG = DecoderConfig(
 @pytest.mark.parametrize("window", [None, 1, 5, 40])
 def test_pairs_are_those_that_see_each_other(window):
     for steps in (1, 4, 5, 6, 23):
-        assert seen_pairs(steps, window) == causal_mask(torch.arange(steps), torch.arange(steps), window).sum()
+        assert attention_pairs(steps, window) == causal_mask(torch.arange(steps), torch.arange(steps), window).sum()
 
 
 def test_a_decoder_needs_what_torch_counts():
@@ -41,7 +41,7 @@ def test_a_decoder_needs_what_torch_counts():
 def test_longer_sequences_add_the_pairs_that_they_see():
     decoder = OmniModel(OmniConfig(TokenGrid(10, books=(4,)), CONFIG)).decoder
     apart = decoder_flops(decoder, [1] * 12)
-    pairs = 12 * 13 // 2 + 2 * seen_pairs(12, 5) - 3 * 12  # one full layer, two of window 5
+    pairs = 12 * 13 // 2 + 2 * attention_pairs(12, 5) - 3 * 12  # one full layer, two of window 5
     assert decoder_flops(decoder, [12]) == apart + 2 * pairs * 4 * (8 + 4)
 
 

@@ -15,7 +15,7 @@ from solfa.omni.model.grid import IGNORE, Grid, TokenGrid
 from solfa.omni.model.omni_model import OmniConfig
 from solfa.omni.model.patches import LocalConfig
 from solfa.omni.training.flops import decoder_flops
-from solfa.omni.training.objectives import OmniObjective, later
+from solfa.omni.training.objectives import OmniObjective, shift_labels
 from solfa.omni.training.packing import Packed, PackedRows
 
 HEADS: dict[str, Any] = {"heads": 2, "kv_heads": 1, "qk_dim": 16, "v_dim": 16, "rotary_dim": 8}
@@ -71,7 +71,9 @@ def test_block_k_learns_what_comes_k_steps_later_in_its_document():
     g, segments = batch.grid, batch.segments
     own = GRID.labels(g)
     assert len(segments.unique()) > 3
-    for k, (text, audio) in enumerate(zip(later(own.text, segments, 3), later(own.audio, segments, 3), strict=True)):
+    for k, (text, audio) in enumerate(
+        zip(shift_labels(own.text, segments, 3), shift_labels(own.audio, segments, 3), strict=True)
+    ):
         for b in range(2):
             for t in range(24):
                 then = t + k + 1

@@ -8,7 +8,7 @@ integer that its type holds exactly, so nothing depends on the order of a sum.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,12 @@ class Prior(ABC):
         """Each code as a span of all that it could have been."""
 
     @abstractmethod
+    def decode_blocks(self, decoder: RangeDecoder, books: int, sizes: Iterable[int]) -> Iterator[Codes]:
+        """The codes whose spans were encoded, int64 (books, n) for each n of `sizes`, one after another."""
+
     def decode(self, decoder: RangeDecoder, books: int, frames: int) -> Codes:
-        """The codes (books, frames) whose spans were encoded."""
+        """All of them at once, int64 (books, frames)."""
+        return next(iter(self.decode_blocks(decoder, books, [frames])))
 
 
 # ---- for any codec ----------------------------------------------------------------------------------------------------
@@ -60,13 +64,14 @@ class AdaptivePrior(Prior):
             for seen, code in zip(counts, frame, strict=True):
                 yield seen.see(code)
 
-    def decode(self, decoder: RangeDecoder, books: int, frames: int) -> Codes:
+    def decode_blocks(self, decoder: RangeDecoder, books: int, sizes: Iterable[int]) -> Iterator[Codes]:
         counts = [Counts(size) for size in self.codebook_sizes[:books]]
-        codes = np.empty((books, frames), np.int64)
-        for frame in range(frames):
-            for book, seen in enumerate(counts):
-                codes[book, frame] = seen.take(decoder)
-        return codes
+        for frames in sizes:
+            codes = np.empty((books, frames), np.int64)
+            for frame in range(frames):
+                for book, seen in enumerate(counts):
+                    codes[book, frame] = seen.take(decoder)
+            yield codes
 
 
 class Counts:
@@ -85,7 +90,7 @@ class Counts:
         self.repeats, self.steps = 1, 50  # fiftieths: two in a hundred, until the file says otherwise
 
     def see(self, code: int) -> Span:
-        """The next code -> its span among all that it could have been."""
+        """Count the next code -> its span among all that it could have been."""
         found = span(self.ends, code)
         start, size, total = found.start, found.size, found.total + self.bonus
         if code == self.last:
@@ -196,25 +201,26 @@ class LearnedPrior(Prior):
                 for seen, code in zip(further, codes[len(learned) :, frame].tolist(), strict=True):
                     yield seen.see(code)
 
-    def decode(self, decoder: RangeDecoder, books: int, frames: int) -> Codes:
+    def decode_blocks(self, decoder: RangeDecoder, books: int, sizes: Iterable[int]) -> Iterator[Codes]:
         learned, dim = min(books, len(self.vectors)), self.vectors.shape[2]
         further = [Counts(size) for size in self.codebook_sizes[learned:books]]
         x = np.zeros(2 * dim + 1)
         coarser, previous = x[:dim], x[dim : 2 * dim]  # views
         x[-1] = self.first
-        codes = np.empty((books, frames), np.int64)
-        for frame in range(frames):
-            coarser[:] = 0
-            for book in range(learned):
-                ends = self.ends(book, x)
-                codes[book, frame] = code = find(ends, decoder.point(int(ends[-1])))
-                decoder.take(*span(ends, code)[:2])
-                coarser += self.vectors[book, code]
-            previous[:] = coarser
-            x[-1] = 0
-            for book, seen in enumerate(further, learned):
-                codes[book, frame] = seen.take(decoder)
-        return codes
+        for frames in sizes:
+            codes = np.empty((books, frames), np.int64)
+            for frame in range(frames):
+                coarser[:] = 0
+                for book in range(learned):
+                    ends = self.ends(book, x)
+                    codes[book, frame] = code = find(ends, decoder.point(int(ends[-1])))
+                    decoder.take(*span(ends, code)[:2])
+                    coarser += self.vectors[book, code]
+                previous[:] = coarser
+                x[-1] = 0
+                for book, seen in enumerate(further, learned):
+                    codes[book, frame] = seen.take(decoder)
+            yield codes
 
 
 # 2^16 downwards in 1/64 bit, then nothing; none is so near to a half that a machine could round it differently

@@ -10,16 +10,20 @@ Little-endian.  The number of frames follows from samples and rate, so with a na
 """
 
 import hashlib
+import math
 import struct
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from solfa.core.atomic import write_bytes
 from solfa.core.errors import UserError
+from solfa.core.progress import clock
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.container.prior import RARE, AdaptivePrior, Codes, LearnedPrior, Prior
 from solfa.tokenizers.audio.container.range_coder import RangeDecoder, RangeEncoder
@@ -31,6 +35,9 @@ FIELDS = struct.Struct("<8s4sBII")
 MAX_SECONDS = 24 * 3600
 MAX_BYTES = 1 << 30  # more than a day of any codec
 CODES_PER_BYTE = 8 * RARE  # at most: a small file cannot claim to be a long one
+LIKELY_CODES_PER_BYTE = 200  # at most, in a long file of anything but silence; speech has about one
+LONG_SECONDS = 600.0  # a shorter file may be silence all through
+FRAMES_AT_ONCE = 25  # decoded between two calls of `pause`
 
 
 class Recording(NamedTuple):
@@ -60,12 +67,67 @@ def pack(codec: Codec, recording: Recording, learned: LearnedPrior | None = None
     return START + zlib.crc32(body).to_bytes(4, "little") + body
 
 
+class Packed(NamedTuple):
+    """A file whose header was read and checked, its codes still packed.
+
+    books: in the file; frames: of codes; samples: of the recording at its own sample_rate, in Hz; take: how many of the first books
+    to give, None for all.
+    """
+
+    books: int
+    frames: int
+    samples: int
+    sample_rate: int
+    prior: Prior
+    payload: bytes
+    take: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Length of the recording."""
+        return self.samples / self.sample_rate
+
+    def blocks(self, sizes: Iterable[int], pause: Callable[[], None] = lambda: None) -> Iterator[Tensor]:
+        """The codes, int64 (books, n) for each n of `sizes`, which add up to `frames`; they are unpacked only as they are asked for.
+
+        pause: called every few frames; it may raise to end the work.
+        """
+        parts = [_parts(size) for size in sizes]
+        found = self.prior.decode_blocks(
+            RangeDecoder(self.payload), self.books, (size for some in parts for size in some)
+        )
+        for some in parts:
+            block = []
+            for _ in some:
+                pause()
+                block.append(next(found))
+            yield torch.from_numpy(np.concatenate(block, axis=1)[: self.take])
+
+
+def _parts(size: int) -> list[int]:
+    return [min(FRAMES_AT_ONCE, size - start) for start in range(0, size, FRAMES_AT_ONCE)]
+
+
 def unpack(
     data: bytes, codec: Codec, learned: LearnedPrior | None = None, path: str | Path = "this .sfa file"
 ) -> Recording:
-    """What `pack` was given; errors name `path`.
+    """What `pack` was given; errors name `path` and are those of `read_header`, but of no likely length."""
+    packed = read_header(data, codec, learned, path, max_seconds=MAX_SECONDS)
+    return Recording(next(packed.blocks([packed.frames])), packed.samples, packed.sample_rate)
 
-    Raises: UserError for a file that is no .sfa file or damaged, holds another codec's codes, or needs another learned prior.
+
+def read_header(
+    data: bytes,
+    codec: Codec,
+    learned: LearnedPrior | None = None,
+    path: str | Path = "this .sfa file",
+    max_seconds: float | None = None,
+) -> Packed:
+    """Check a file and its header; errors name `path`.
+
+    max_seconds: the longest that is believed; None: any length that something other than silence could fill.
+    Raises: UserError for a file that is no .sfa file or damaged, holds another codec's codes, needs another learned prior, or
+    states a length that is not believed.
     """
     if data[:3] != START[:3]:
         raise UserError(f"{path} is not an .sfa file")
@@ -89,7 +151,16 @@ def unpack(
     frames = count_frames(codec, samples, sample_rate)
     if not 1 <= books <= codec.books or books * frames > CODES_PER_BYTE * (len(payload) + 1):
         raise UserError(f"{path} is damaged: its header and its size do not agree")
-    return Recording(torch.from_numpy(prior.decode(RangeDecoder(payload), books, frames)), samples, sample_rate)
+    packed = Packed(books, frames, samples, sample_rate, prior, payload)
+    likely = max_seconds is not None or books * frames <= LIKELY_CODES_PER_BYTE * (len(payload) + 1)
+    most = max_seconds if max_seconds is not None else MAX_SECONDS if likely else LONG_SECONDS
+    if packed.seconds > most:
+        raise UserError(
+            f"{path} claims {clock(packed.seconds)} of sound in {len(data)} bytes"
+            + (f", more than --max-seconds {most:g}" if likely else ", which could only be silence")
+            + f": give --max-seconds {math.ceil(packed.seconds)} to decode it all the same"
+        )
+    return packed
 
 
 def write_sfa(path: str | Path, codec: Codec, recording: Recording, learned: LearnedPrior | None = None) -> int:
@@ -101,6 +172,11 @@ def write_sfa(path: str | Path, codec: Codec, recording: Recording, learned: Lea
 
 def read_sfa(path: str | Path, codec: Codec, learned: LearnedPrior | None = None) -> Recording:
     """Read what `write_sfa` wrote.  Errors as in `unpack`, and for a file that cannot be read."""
+    return unpack(read_file(path), codec, learned, path)
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a file.  Raises: UserError where it cannot be read, or is larger than any .sfa file."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -108,11 +184,11 @@ def read_sfa(path: str | Path, codec: Codec, learned: LearnedPrior | None = None
         raise UserError(f"{path} cannot be read: {(e.strerror or str(e)).lower()}") from None
     if len(data) > MAX_BYTES:
         raise UserError(f"{path} is too large for an .sfa file")
-    return unpack(data, codec, learned, path)
+    return data
 
 
 def encode(prior: Prior, codes: Codes) -> bytes:
-    """codes: (books, frames)."""
+    """Codes (books, frames) -> their range-coded bytes."""
     encoder = RangeEncoder()
     for span in prior.spans(codes):
         encoder.encode(*span)
@@ -129,4 +205,5 @@ def count_frames(codec: Codec, samples: int, sample_rate: int) -> int:
 
 
 def codec_digest(codec: Codec, books: int) -> bytes:
+    """8 bytes that stand for the codec of the first `books` books."""
     return hashlib.sha256(codec.fingerprint_of(books).encode()).digest()[:8]

@@ -15,19 +15,23 @@ from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.container.prior import LearnedPrior, load_prior
 from solfa.tokenizers.audio.container.sfa import SUFFIX, Recording, pack
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
-from solfa.tokenizers.datasets.commands.tokenize_corpus import (
+from solfa.tokenizers.datasets.commands.clip_results import Reject
+from solfa.tokenizers.datasets.commands.engine import encode_corpus
+from solfa.tokenizers.datasets.commands.output_journal import Journal, Planned, SingleFile
+from solfa.tokenizers.datasets.commands.shared_options import (
     WORKERS,
     BatchOption,
     CodecOption,
     DeviceOption,
-    Reject,
     WorkersOption,
     check_books,
-    encode_corpus,
     nothing_done,
+    output_path,
     pace,
 )
-from solfa.tokenizers.datasets.readers.corpus import Clip, read_corpus, safe_id
+from solfa.tokenizers.datasets.readers.clip import Clip, safe_id
+from solfa.tokenizers.datasets.readers.corpus import read_corpus
+from solfa.tokenizers.datasets.readers.source_stamp import stamp_of
 
 
 class Written(NamedTuple):
@@ -97,7 +101,16 @@ def compress_clips(
 
 def compress(
     recordings: Annotated[list[str], typer.Argument(help="Audio files, folders, quoted globs or manifests.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the .sfa files, or a name for one clip.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            parser=output_path,
+            metavar="PATH",
+            help="Folder for the .sfa files, or a name for one clip.",
+        ),
+    ],
     books: Annotated[int | None, typer.Option(help="Keep the first N books.", show_default="all")] = None,
     codec: CodecOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write files again that exist already.")] = False,
@@ -108,7 +121,8 @@ def compress(
     """Compress recordings into .sfa files: codes, entropy-coded, each file with its exact length.
 
     Shows what each file really costs, header and all, beside the bitrate of its plain codes.  `solfa reconstruct` turns the
-    files back into audio.  Files that exist are left alone, so a run that was stopped continues when the same command is given again.
+    files back into audio.  A run that was stopped continues when the same command is given again: files made from the same
+    recordings with the same settings are left alone, any other file in the way is refused without --overwrite.
 
     Examples:
 
@@ -117,12 +131,23 @@ def compress(
         solfa reconstruct compressed/ -o back/
     """
     planned = plan(recordings, output)
-    todo = {path: clip for path, clip in planned.items() if overwrite or not path.exists()}
     model = AudioTokenizer.from_pretrained(codec).to(devices.pick(device))
     learned = load_prior(model, codec)
-    began = time.monotonic()
     books = check_books(model, books)
-    written, rejects = compress_clips(model, todo, books, learned, batch_seconds, workers)
+    settings = {
+        "codec": f"{model.name} ({model.fingerprint_of(books)})",
+        "--books": books,
+        "learned prior": learned.digest.hex() if learned else "none",
+    }
+    single = output in planned
+    journal = SingleFile(output, overwrite) if single else Journal(output, settings, overwrite)
+    todo = {path: clip for path, clip in planned.items() if not journal.done(Planned(path, stamp_of(clip).state))}
+    began = time.monotonic()
+    journal.begin()
+    try:
+        written, rejects = compress_clips(model, todo, books, learned, batch_seconds, workers)
+    finally:
+        journal.end()
     if rejects and len(rejects) == len(planned):
         raise nothing_done(rejects)
     raw = model.bitrate(books) / 1000

@@ -2,7 +2,8 @@
 
 A window is a stretch of the corpus whose clips are sorted into batches.  Where windows and shards end depends on the clips
 alone, never on timing, so a run that goes on behind a finished shard makes the very batches that one left alone makes.  A
-recording too long to be in memory goes through the codec's stream encoder as it is decoded.  Nothing here writes files.
+recording too long to be in memory goes through the codec's stream encoder as it is decoded.  When the engine is left early, all
+threads stop within a second or so: at the next block of a file, or the next layer of a codec.  Nothing here writes files.
 """
 
 import itertools
@@ -12,129 +13,46 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from solfa.core.errors import UserError
-from solfa.core.progress import clock
-from solfa.tokenizers.audio.audio_file import AudioReader, BadAudio, Kind
+from solfa.tokenizers.audio.audio_file import AudioReader
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.resample import Samples
+from solfa.tokenizers.datasets.commands.clip_results import (
+    Encoded,
+    Limits,
+    Plan,
+    Reject,
+    ShardState,
+    Source,
+    Window,
+    rejected,
+    source_of,
+)
 from solfa.tokenizers.datasets.readers.clip import Clip
+from solfa.tokenizers.datasets.readers.source_stamp import stamp_of
 
 CPU_BATCH_SECONDS, CUDA_BATCH_SECONDS = 20.0, 120.0  # on a CPU, what the caches hold is 40 % faster than larger batches
 CPU_ENCODERS = 8  # at most; each has its share of the threads
-SHARD_SECONDS = 3600.0
-SHARD_ROWS = 4096
 WINDOW_SECONDS = 960.0  # of audio in a window, once a shard has begun with smaller ones
 LONG_SECONDS = 120.0  # a longer clip is encoded as it is decoded, and never in memory as a whole
 WHOLE_SECONDS = 3600.0  # unless the codec cannot stream: then a clip longer than this is refused
 PART_SECONDS = 120.0  # of a long clip, encoded at once
 LONG_AT_ONCE = 2  # long clips: the next is read while the codecs have the last of one
 AHEAD = 8  # clips per worker that are being decoded, or wait for an earlier one
-DIGEST = "audio_sha1"  # the column that `dedupe` adds
 MOST_WINDOWS = 64  # on their way at once: behind a long clip their codes wait
+STOP_SECONDS = 0.2  # between two looks at whether to stop
 NOTHING: Samples = np.zeros(0, np.float32)
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a clip must be like; by default anything that can be decoded will do.  Seconds are the source's."""
-
-    min_seconds: float = 0.0
-    max_seconds: float = math.inf
-    min_peak: float = 0.0  # full scale is 1
-    max_clipped: float = 1.0  # share of samples at full scale
-
-    def check(self, reader: AudioReader) -> None:
-        """Raises: BadAudio for a clip that was read to its end."""
-        self.check_long(reader)
-        path = reader.path
-        if reader.source_seconds < self.min_seconds:
-            raise BadAudio(
-                "short", f"{path} lasts {reader.source_seconds:.3f} s, and the least is {self.min_seconds:g} s"
-            )
-        if reader.peak < self.min_peak:
-            peak = f"its peak is {20 * math.log10(reader.peak):.0f} dBFS" if reader.peak else "all samples are zero"
-            raise BadAudio("silent", f"{path} is silent: {peak}")
-        if (share := reader.at_full_scale / reader.source_samples) > self.max_clipped:
-            raise BadAudio("clipped", f"{path} is clipped: {100 * share:.1f} % of its samples are at full scale")
-
-    def check_long(self, reader: AudioReader) -> None:
-        """Raises: BadAudio when more was read than a clip may have."""
-        if reader.source_seconds > self.max_seconds:
-            raise BadAudio("long", f"{reader.path} lasts longer than {clock(self.max_seconds)}")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a corpus is gone through."""
-
-    batch_seconds: float | None = None  # None: what suits the device
-    workers: int = 2  # threads that decode
-    shard_seconds: float = SHARD_SECONDS  # a shard ends with the clip that fills it
-    shard_rows: int = SHARD_ROWS
-    limits: Limits = Limits()
-    dedupe: bool = False  # refuse clips whose decoded samples came before
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A clip that could not be tokenized, and the reason in one sentence and as a word."""
-
-    clip: Clip
-    reason: str
-    kind: Kind = "other"
-
-
-class Source(NamedTuple):
-    """What was read of a clip, at its own rate; `digest` as in `AudioReader`, "" where nobody asked."""
-
-    source_samples: int
-    source_rate: int
-    digest: str = ""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A clip with its codes: int64 (books, frames)."""
-
-    clip: Clip
-    audio: Source
-    codes: NDArray[np.int64]
-
-    @property
-    def seconds(self) -> float:
-        return self.audio.source_samples / self.audio.source_rate
-
-    def row(self) -> dict[str, Any]:
-        """The row of a token shard: what the manifest said, and over it what was measured."""
-        row = {
-            **self.clip.row,
-            "id": self.clip.id,
-            "audio": str(self.clip.path),
-            "duration": self.seconds,
-            "samples": self.audio.source_samples,
-            "sample_rate": self.audio.source_rate,
-            "codes": self.codes,
-            "frames": self.codes.shape[1],
-        }
-        return {**row, DIGEST: self.audio.digest} if self.audio.digest else row
-
-
-class Window(NamedTuple):
-    """What became of the clips of a window, in their order."""
-
-    items: list[Encoded | Reject]
-    ends_shard: bool
 
 
 @dataclass
@@ -146,6 +64,11 @@ class Decoded:
     seconds: float  # of the source; of a long one by its header
     audio: Source | None  # None: long
     rest: AudioReader
+    stamp: str = ""
+
+
+class Stopped(Exception):
+    """Raised in the threads when the engine is left before its work is done."""
 
 
 @dataclass(frozen=True)
@@ -153,21 +76,22 @@ class Batches:
     """A window on its way through the codecs: which of its items come out of which batch."""
 
     items: list[Decoded | Reject]
-    ends_shard: bool
+    shard: ShardState | None
     futures: dict[Future[list[Encoded | Reject]], list[int]]
 
 
 class Planner:
     """Collects clips until they make a window, and windows until they make a shard; `batch` and `most` (in a window): samples."""
 
-    def __init__(self, plan: Plan, batch: int, most: int):
+    def __init__(self, plan: Plan, batch: int, most: int, begun: ShardState = ShardState()):  # noqa: B008
         self.plan, self.batch, self.most = plan, batch, most
         self.items: list[Decoded | Reject] = []
         self.samples = 0  # in the window
-        self.windows, self.rows, self.seconds = 0, 0, 0.0  # in the shard
+        self.windows, self.rows, self.seconds = begun.windows, begun.rows, begun.seconds  # in the shard
 
     @property
     def shard_is_full(self) -> bool:
+        """Whether the clip that came last fills the shard."""
         return self.seconds >= self.plan.shard_seconds or self.rows >= self.plan.shard_rows
 
     def add(self, item: Decoded | Reject) -> bool:
@@ -181,13 +105,14 @@ class Planner:
         enough = min(self.batch * 2**self.windows, self.most)  # small windows first, for the codec to begin soon
         return self.shard_is_full or self.samples >= enough
 
-    def take(self) -> tuple[list[Decoded | Reject], bool]:
-        """The window, and whether it ends the shard."""
-        items, ends_shard = self.items, self.shard_is_full
+    def take(self) -> tuple[list[Decoded | Reject], ShardState | None]:
+        """The window, and how far the shard is behind it: None where that ends it."""
+        items = self.items
         self.items, self.samples, self.windows = [], 0, self.windows + 1
-        if ends_shard:
+        if self.shard_is_full:
             self.windows, self.rows, self.seconds = 0, 0, 0.0
-        return items, ends_shard
+            return items, None
+        return items, ShardState(self.windows, self.rows, self.seconds)
 
 
 class Engine:
@@ -221,6 +146,9 @@ class Engine:
         self._began = self._ended = 0.0
         self._stop, self._wake = threading.Event(), threading.Event()
         self._free: queue.SimpleQueue[Codec] = queue.SimpleQueue()
+        layers = {id(layer): layer for codec in codecs for layer in codec.modules()}
+        self._hooks = [layer.register_forward_pre_hook(self._before_layer) for layer in layers.values()]
+        self._thread = threading.local()  # `encodes`: in those that encode; others may use the same codec
         for codec in itertools.islice(itertools.cycle(codecs), self._encoders_count):
             self._free.put(codec)
         self._decoders = ThreadPoolExecutor(plan.workers, "decode")
@@ -233,9 +161,12 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._decoders.shutdown(cancel_futures=True)
-        self._dividers.shutdown(cancel_futures=True)
-        self._encoders.shutdown(cancel_futures=True)
+        for pool in (self._decoders, self._dividers, self._encoders):
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._decoders, self._dividers, self._encoders):
+            pool.shutdown()
+        for hook in self._hooks:
+            hook.remove()
         torch.set_num_threads(self._threads)
 
     @property
@@ -244,13 +175,16 @@ class Engine:
         elapsed = (self._ended or time.monotonic()) - self._began
         return max(0.0, 1 - self._busy / max(self._encoders_count * elapsed, 1e-9))
 
-    def run(self, clips: Iterable[Clip]) -> Iterator[Window]:
-        """The windows of a corpus, one after another.  To be called once."""
+    def run(self, clips: Iterable[Clip], begun: ShardState = ShardState()) -> Iterator[Window]:  # noqa: B008
+        """The windows of a corpus, one after another.  To be called once.
+
+        begun: how far the shard is that an earlier run has left open.
+        """
         self._began = time.monotonic()
         source: Iterator[Clip] | None = iter(clips)
         decoding: deque[Future[Decoded | Reject]] = deque()
         encoding: deque[Batches] = deque()
-        planner = Planner(self.plan, self._batch, self._window)
+        planner = Planner(self.plan, self._batch, self._window, begun)
         most_held = (1 + self._replicas) * self._window
         while source or decoding or planner.items or encoding:
             self._wake.clear()  # before anything is looked at: what is done meanwhile is seen now or wakes us
@@ -276,7 +210,7 @@ class Engine:
         future.add_done_callback(lambda _: self._wake.set())
         return future
 
-    def _start(self, items: list[Decoded | Reject], ends_shard: bool) -> Batches:
+    def _start(self, items: list[Decoded | Reject], shard: ShardState | None) -> Batches:
         """Hand a window to the codecs: long clips first, then the longest batches, so that replicas end together."""
         futures: dict[Future[list[Encoded | Reject]], list[int]] = {}
         decoded = {i: item for i, item in enumerate(items) if isinstance(item, Decoded)}
@@ -285,7 +219,7 @@ class Engine:
             futures[self._submit(self._dividers, self._encode_long, decoded[i])] = [i]
         for batch in reversed(length_batches(lengths, self._batch)):
             futures[self._submit(self._encoders, self._encode_batch, [decoded[i] for i in batch])] = batch
-        return Batches(items, ends_shard, futures)
+        return Batches(items, shard, futures)
 
     def _finish(self, window: Batches) -> Window:
         items: dict[int, Encoded | Reject] = {
@@ -296,7 +230,7 @@ class Engine:
         for i, item in enumerate(window.items):
             if isinstance(item, Decoded) and not item.audio:
                 items[i] = self._refuse_double(items[i])
-        return Window([items[i] for i in range(len(items))], window.ends_shard)
+        return Window([items[i] for i in range(len(items))], window.shard)
 
     def _refuse_double(self, item: Any) -> Any:
         """The item, or a Reject in its place.  Clips come here in their order; long ones when they are encoded, and have a digest."""
@@ -314,6 +248,15 @@ class Engine:
             self._held -= len(item.samples)
         item.samples = NOTHING
 
+    def _check(self) -> None:
+        """Raises: Stopped once the engine is being left."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def _before_layer(self, *_: object) -> None:
+        if getattr(self._thread, "encodes", False):
+            self._check()
+
     # ---- in threads -------------------------------------------------------------------------------------------------
 
     def _decode(self, clip: Clip) -> Decoded | Reject:
@@ -323,21 +266,23 @@ class Engine:
         try:
             data = clip.data() if clip.data else None
             reader = AudioReader(clip.path, self.sample_rate, data, self.plan.dedupe, clip.span)
+            stamp = stamp_of(clip).recorded(clip, data, self._check) if self.plan.stamp else ""
             for part in reader:
+                self._check()
                 parts.append(part)
                 self.limits.check_long(reader)
                 if self.reach and reader.source_seconds > LONG_SECONDS:
                     break
             else:
                 self.limits.check(reader)
-                audio = source_of(reader)
+                audio = source_of(reader, stamp)
         except UserError as e:
             return rejected(clip, e)
         samples = np.concatenate(parts)
         with self._lock:
             self._held += len(samples)
         seconds = reader.source_seconds if audio else max(reader.source_seconds, reader.claimed_seconds)
-        return Decoded(clip, samples, seconds, audio, reader)
+        return Decoded(clip, samples, seconds, audio, reader, stamp)
 
     def _encode_batch(self, items: list[Decoded]) -> list[Encoded | Reject]:
         with self._a_codec() as codec, self._working():
@@ -355,26 +300,40 @@ class Engine:
         parts: list[Future[NDArray[np.int64]]] = []
         part = self.reach * math.ceil(PART_SECONDS * self.sample_rate / self.hop / self.reach)  # frames
         begin = first = 0  # frames where the samples at hand and the next part begin
-        have = item.samples
+        have, waiting = [item.samples], len(item.samples)
         self._let_go(item)
         try:
             for block in item.rest:
+                self._check()
                 self.limits.check_long(item.rest)
-                have = np.concatenate([have, block])
-                while len(have) > (first + part - begin) * self.hop + self.delay and not self._stop.is_set():
+                have.append(block)
+                waiting += len(block)
+                while waiting > (first + part - begin) * self.hop + self.delay:
                     first += part
-                    sound = have[: (first - begin) * self.hop + self.delay]
+                    joined = np.concatenate(have)
+                    sound = joined[: (first - begin) * self.hop + self.delay]
                     parts.append(self._encoders.submit(self._encode_part, sound, begin, first - part - begin, False))
-                    have = have[(first - self.reach - begin) * self.hop :]
-                    begin = first - self.reach
-                    wait(parts[: -self._encoders_count - 1])
+                    have = [joined[(first - self.reach - begin) * self.hop :]]
+                    waiting, begin = len(have[0]), first - self.reach
+                    self._wait_for(parts[: -self._encoders_count - 1])
             self.limits.check(item.rest)
         except UserError as e:
             for future in parts:
                 future.cancel()
             return [rejected(item.clip, e)]
-        parts.append(self._encoders.submit(self._encode_part, have, begin, first - begin, True))
-        return [Encoded(item.clip, source_of(item.rest), np.concatenate([future.result() for future in parts], axis=1))]
+        finally:
+            item.rest.close()
+        parts.append(self._encoders.submit(self._encode_part, np.concatenate(have), begin, first - begin, True))
+        self._wait_for(parts)
+        codes = np.concatenate([future.result() for future in parts], axis=1)
+        return [Encoded(item.clip, source_of(item.rest, item.stamp), codes)]
+
+    def _wait_for(self, futures: list[Future[NDArray[np.int64]]]) -> None:
+        """Raises: Stopped once the engine is being left, for then some of them will never be done."""
+        waiting = set(futures)
+        while waiting:
+            self._check()
+            waiting = wait(waiting, STOP_SECONDS, FIRST_COMPLETED).not_done
 
     def _encode_part(self, samples: Samples, begin: int, skip: int, ended: bool) -> NDArray[np.int64]:
         with self._a_codec() as codec, self._working():
@@ -383,11 +342,13 @@ class Engine:
     @contextmanager
     def _a_codec(self) -> Iterator[Codec]:
         codec = self._free.get()
+        self._thread.encodes = True
         try:
             yield codec
         except torch.OutOfMemoryError:
             raise UserError(f"{codec.device} ran out of memory: give a smaller --batch-seconds") from None
         finally:
+            self._thread.encodes = False
             self._free.put(codec)
 
     @contextmanager
@@ -432,11 +393,3 @@ def encode_batch(codec: Codec, waves: Sequence[Samples], books: int) -> list[NDA
         row[: len(wave)] = torch.from_numpy(wave)
     codes = codec.encode(padded, codec.sample_rate, lengths=lengths, books=books).cpu().numpy()
     return [c[:, : -(-len(wave) // codec.hop)] for c, wave in zip(codes, waves, strict=True)]
-
-
-def source_of(reader: AudioReader) -> Source:
-    return Source(reader.source_samples, reader.source_rate, reader.digest)
-
-
-def rejected(clip: Clip, error: UserError) -> Reject:
-    return Reject(clip, str(error), error.kind if isinstance(error, BadAudio) else "corrupt")

@@ -1,4 +1,4 @@
-"""`solfa inspect`: what a folder of token shards holds, as tables, JSON or a picture; and any one row of it to see and to hear."""
+"""`solfa inspect`: what a folder of token shards holds, as tables, JSON or a picture; and any one row of it to show, decode or play."""
 
 import dataclasses
 import json
@@ -20,8 +20,9 @@ from solfa.tokenizers.audio.container.sfa import Recording
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.audio.play import play as play_sound
 from solfa.tokenizers.datasets.commands.decode_files import check_recording, decode_blocks, write_blocks
-from solfa.tokenizers.datasets.commands.tokenize_corpus import CodecOption, DeviceOption, check_books
+from solfa.tokenizers.datasets.commands.shared_options import CodecOption, DeviceOption, check_books, output_path
 from solfa.tokenizers.datasets.shards.shard_by_shard import Damaged, shard_by_shard
+from solfa.tokenizers.datasets.shards.token_dataset import check_row
 from solfa.tokenizers.datasets.shards.token_statistics import TokenStatistics, gather
 
 SHOWN = 10  # speakers, and problems
@@ -31,7 +32,7 @@ WIDTH = 60  # characters of an example
 def inspect(
     tokens: Annotated[Path, typer.Argument(help="A folder of token shards, as solfa tokenize makes it.")],
     row: Annotated[str | None, typer.Option(help="Show one row, by its id or its number from 0.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Decode that row to a .wav, .flac or .ogg file.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", parser=output_path, metavar="FILE", help="Decode that row to a .wav, .flac or .ogg file.", show_default=False)] = None,
     play: Annotated[bool, typer.Option("--play", help="Decode that row and play it (needs the extra play).")] = False,
     books: Annotated[int | None, typer.Option(help="Decode the first N books.", show_default="all")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw durations, speakers and use of codes: .png, .pdf or .svg (needs the extra demo).", show_default=False)] = None,
@@ -41,7 +42,7 @@ def inspect(
 ) -> int:  # fmt: skip
     """Show the schema of token shards, their hours and speakers, and how each book's codes are used.
 
-    Damaged shards and rows are told, the rest is counted, and the exit code is 1.  Entropy is that of the codes one by one: a
+    Damaged shards and rows are listed, the rest is counted, and the exit code is 1.  Entropy is that of the codes one by one: a
     book whose entropy is far below its bits wastes some, or was trained on other sound than this.
 
     Examples:
@@ -156,6 +157,7 @@ def show_row(
     else:
         model = AudioTokenizer.from_pretrained(codec).to(devices.pick(device))
         row = find_row(folder, wanted, model.fingerprint_of(check_books(model, books)), books)
+        check_row(row)
         recording = Recording(row["codes"], row["samples"], row["sample_rate"])
         check_recording(model, recording)
         sound = np.concatenate(list(decode_blocks(model, recording)))
@@ -208,8 +210,8 @@ def _shown(value: Any, cut: bool = True) -> str:
 
 def _in_short(found: TokenStatistics) -> str:
     header = found.header
-    heard = f"{found.rows:,} clips, {found.seconds / 3600:.1f} hours"
-    return f"{heard}, {header.books} books of {header.codec} at {header.kbps:g} kbps"
+    amount = f"{found.rows:,} clips, {found.seconds / 3600:.1f} hours"
+    return f"{amount}, {header.books} books of {header.codec} at {header.kbps:g} kbps"
 
 
 def _quantile(q: float) -> str:

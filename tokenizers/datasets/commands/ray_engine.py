@@ -25,12 +25,16 @@ import ray.util
 import torch
 
 from solfa.core.errors import UserError
-from solfa.core.locks import FileLock
 from solfa.core.progress import Progress
 from solfa.tokenizers.audio.codec import Codec
-from solfa.tokenizers.datasets.commands.engine import Encoded, Engine, Plan, Reject
-from solfa.tokenizers.datasets.commands.tokenize_corpus import Summary, check_books, header_of, nothing_done
+from solfa.tokenizers.datasets.commands.clip_results import Encoded, Plan, Reject
+from solfa.tokenizers.datasets.commands.engine import Engine
+from solfa.tokenizers.datasets.commands.resume_check import check_sources, settings_of
+from solfa.tokenizers.datasets.commands.shared_options import check_books, header_of, nothing_done
+from solfa.tokenizers.datasets.commands.tokenize_corpus import Summary
 from solfa.tokenizers.datasets.readers.clip import Clip, Corpus
+from solfa.tokenizers.datasets.shards.folder_locks import FolderLock
+from solfa.tokenizers.datasets.shards.manifest_file import read_manifest
 from solfa.tokenizers.datasets.shards.shard_formats import DATA, FORMATS, Header
 from solfa.tokenizers.datasets.shards.shards import ShardWriter
 
@@ -67,7 +71,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Job:
-    """What every actor is told."""
+    """What every actor is given."""
 
     codec: "ray.ObjectRef[Codec]"  # on the CPU
     header: Header
@@ -76,7 +80,7 @@ class Job:
     format: str
     device: str
     cwd: Path  # what relative paths start from
-    landmarks: tuple[Path, ...]  # exist where corpus and output are in sight
+    landmarks: tuple[Path, ...]  # exist on every node that sees corpus and output
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,13 @@ class Tokenizer:
     def __call__(self, batch: pa.Table) -> pa.Table:
         part: Part = unpack(batch["part"][0].as_py())
         try:
-            self._look_around()
+            self._check_storage()
             done = self._take(part)
         except UserError as e:
             done = Done(part.first, error=str(e))
         return pa.table({"done": [pack(done)]})
 
-    def _look_around(self) -> None:
+    def _check_storage(self) -> None:
         if self.job.cwd.exists():
             os.chdir(self.job.cwd)
         unseen = next((path for path in self.job.landmarks if not path.exists()), None)
@@ -135,16 +139,18 @@ class Tokenizer:
 
     def _take(self, part: Part) -> Done:
         """Do a part, unless that has killed too many processes already."""
-        with FileLock(
-            self.job.output / f".lock-{part.name.rstrip('-')}"
-        ) as lock:  # a node given up by Ray may still be at it
-            lock.path.touch()
-            tries = lock.path.stat().st_size  # the dead leave their lock files
+        name = part.name.rstrip("-")
+        with FolderLock(self.job.output / f".lock-{name}"):  # a node given up by Ray may still be at it
+            counter = self.job.output / f".tries-{name}"  # a byte for each; those who die leave it
+            tries = counter.stat().st_size if counter.exists() else 0
             if tries >= TRIES:
                 reason = f"the process died {tries} times on the {len(part.clips)} clips among which this is"
-                return Done(part.first, rejects=tuple(Reject(clip, reason) for clip in part.clips))
-            lock.path.write_bytes(bytes(tries + 1))
-            return self._tokenize(part)
+                done = Done(part.first, rejects=tuple(Reject(clip, reason) for clip in part.clips))
+            else:
+                counter.write_bytes(bytes(tries + 1))
+                done = self._tokenize(part)
+            counter.unlink(missing_ok=True)
+            return done
 
     def _tokenize(self, part: Part) -> Done:
         """Write what no earlier try has written."""
@@ -176,6 +182,7 @@ def tokenize_on_ray(
     overwrite: bool = False,
     format: str = "parquet",
     device: str = "auto",
+    source: str = "",
 ) -> Summary:
     """`tokenize_corpus` on the Ray cluster that is connected, or that RAY_ADDRESS names; else on this machine.
 
@@ -189,14 +196,19 @@ def tokenize_on_ray(
     output = output.absolute()
     total = len(corpus) if limit is None else min(limit, len(corpus))
     for path in output.glob(".lock-p*"):  # of a run that was killed; its actors may take a moment to follow it
-        with FileLock(path):
-            path.unlink(missing_ok=True)
+        with FolderLock(path):
+            pass  # whose file goes with it
+    for path in output.glob(".tries-p*"):
+        path.unlink(missing_ok=True)
     done: list[Done] = []
     clips, seconds = 0, 0.0
-    with ShardWriter(output, header, overwrite, format=format) as writer:
+    plan = replace(plan, stamp=True)
+    with ShardWriter(output, header, overwrite, format=format, settings=settings_of(plan), corpus=source) as writer:
+        check_sources(writer.format, output, corpus, read_manifest(output), source)
         skipped = sum(clip.id in writer.done for clip in islice(corpus, total)) if writer.done else 0
         before = writer.rows
         if skipped < total:
+            writer.claim_folder()
             began = time.monotonic()
             with cluster(), Progress("tokenizing", total, "clips", start=skipped) as bar:
                 actors = Actors.fitting(device, plan.workers)
@@ -266,7 +278,7 @@ def cluster() -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         try:
-            _knock(address)
+            _check_address(address)
             ray.init(address, **quiet)
         except (
             OSError,
@@ -285,7 +297,7 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_address(address: str) -> None:
     """Ray itself tries for minutes.  Raises: OSError when nobody listens at host:port."""
     host, _, port = address.rpartition(":")
     if port.isdecimal() and "/" not in host:
@@ -298,6 +310,7 @@ def pack(value: Part | Done) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
+    """What `pack` was given."""
     return ray.cloudpickle.loads(zlib.decompress(data))
 
 

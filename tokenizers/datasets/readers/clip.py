@@ -82,6 +82,23 @@ class Corpus:
         return name
 
 
+class Numbered:
+    """Names that are given one after another: of two equal ones the second becomes `a#2`, the third `a#3`."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+        self._last: Counter[str] = Counter()
+
+    def unique(self, name: str) -> str:
+        """`name`, or with a number what none before it was given."""
+        found = name
+        while found in self._given:
+            self._last[name] += 1
+            found = safe_id(f"{name}#{self._last[name] + 1}")
+        self._given.add(found)
+        return found
+
+
 class Names:
     """Which of many strings occur, and which more than once."""
 

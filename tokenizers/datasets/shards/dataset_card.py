@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from solfa.core.atomic import write_bytes
-from solfa.core.locks import FileLock
+from solfa.tokenizers.datasets.shards.folder_locks import FolderLock
 from solfa.tokenizers.datasets.shards.shard_formats import EXTRA, FORMATS, MERGING, Header, is_json
 
 MARK = "<!-- written by solfa tokenize: remove this line to keep your own text -->"
@@ -34,6 +34,7 @@ MEANINGS = {
     "speaker": "as in the manifest",
     "text": "as in the manifest",
     "frames": "length of each book's list",
+    "source_stamp": "digests of the source's place, metadata and content, with its size and time: whether it has changed since",
     EXTRA: "JSON object: what came with the row and fits no column of the first shard",
 }
 
@@ -48,7 +49,7 @@ def write_card(folder: Path, header: Header, source: str, command: str, format: 
     Raises: UserError for a damaged shard, or when it cannot be written.
     """
     path = folder / "README.md"
-    with FileLock(folder / MERGING):
+    with FolderLock(folder / MERGING):
         if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
             return
         write_bytes(path, card(folder, header, source, command, format).encode("utf-8", "replace"))
@@ -63,7 +64,7 @@ def card(folder: Path, header: Header, source: str, command: str, format: str = 
     languages: Counter[str] = Counter()
     for file in files:
         for row in layout.read(file, ["duration", "frames", "speaker", *LANGUAGES])[1]:
-            clips, seconds, frames = clips + 1, seconds + row["duration"], frames + row["frames"]
+            clips, seconds, frames = clips + 1, seconds + (row["duration"] or 0), frames + (row["frames"] or 0)
             speakers["" if row["speaker"] is None else str(row["speaker"])] += 1
             languages[next((str(row[name]) for name in LANGUAGES if row[name]), "")] += 1
     people = len(speakers.keys() - {""})

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from solfa.core.atomic import write_bytes
 from solfa.core.errors import UserError
-from solfa.core.locks import FileLock
+from solfa.tokenizers.datasets.shards.folder_locks import FolderLock
 
 FORMAT_VERSION = 2
 DATA = "data"  # the folder in a folder of tokens that holds the finished files and nothing else
@@ -57,9 +57,11 @@ class Header:
 
     @property
     def kbps(self) -> float:
+        """Of the plain codes."""
         return self.frame_rate * self.books * np.log2(self.codebook_size).item() / 1000
 
     def dumps(self) -> str:
+        """As JSON."""
         return json.dumps(dataclasses.asdict(self))
 
     @staticmethod
@@ -88,8 +90,14 @@ class Format(Protocol):
     def files(self) -> list[Path]:
         """The finished files."""
 
-    def write(self, rows: list[dict[str, Any]], part: str) -> list[Path]:
-        """Add rows; -> the new files, each of which appears whole or not at all.  Raises: UserError when that fails."""
+    def write(self, rows: list[dict[str, Any]], part: str, instead: Path | None = None) -> list[Path]:
+        """Add rows; -> the new files, each of which appears whole or not at all.  Raises: UserError when that fails.
+
+        instead: the file that begins with these rows, which the new one replaces.
+        """
+
+    def read_all(self, path: Path) -> list[dict[str, Any]]:
+        """The rows of a file as they were written, with their codes.  Raises: UserError if it is damaged."""
 
     def read(self, path: Path, columns: list[str]) -> tuple[Header, list[dict[str, Any]]]:
         """The header and the named columns (None where a row lacks one) of a file.  Raises: UserError if it is damaged."""
@@ -105,19 +113,19 @@ class ParquetShards:
     def files(self) -> list[Path]:
         return sorted((self.folder / DATA).glob("tokens-*.parquet"))
 
-    def write(self, rows: list[dict[str, Any]], part: str) -> list[Path]:
-        if self._schema is None:
-            with FileLock(self.folder / MERGING):  # of several processes that begin together, one sets the schema
-                shards = self.files()
-                if not shards:
-                    return self._write(rows, part, infer_schema(rows, self.header))
-                self._schema = pq.read_schema(shards[0])
-        return self._write(rows, part, self._schema)
+    def write(self, rows: list[dict[str, Any]], part: str, instead: Path | None = None) -> list[Path]:
+        if self._schema is None or instead is not None:
+            with FolderLock(self.folder / MERGING):  # of several processes that begin together, one sets the schema
+                others = [path for path in self.files() if path != instead]
+                if not others:
+                    return self._write(rows, part, infer_schema(rows, self.header), instead)
+                self._schema = pq.read_schema(others[0])
+        return self._write(rows, part, self._schema, instead)
 
-    def _write(self, rows: list[dict[str, Any]], part: str, schema: pa.Schema) -> list[Path]:
+    def _write(self, rows: list[dict[str, Any]], part: str, schema: pa.Schema, instead: Path | None) -> list[Path]:
         buffer = pa.BufferOutputStream()
         pq.write_table(to_table(rows, schema), buffer, row_group_size=GROUP_ROWS, compression="zstd")
-        path = next_shard(self.folder, part, ".parquet")
+        path = instead or next_shard(self.folder, part, ".parquet")
         write_bytes(path, memoryview(buffer.getvalue()), self.folder)
         self._schema = schema
         return [path]
@@ -126,10 +134,17 @@ class ParquetShards:
         header = read_header(path)
         try:
             there = pq.read_schema(path).names
-            table = pq.read_table(path, columns=[name for name in columns if name in there], partitioning=None)
-        except (pa.ArrowException, OSError):
+            extra = [EXTRA] if EXTRA in there and not set(columns) <= set(there) else []
+            table = pq.read_table(path, columns=[n for n in columns if n in there] + extra, partitioning=None)
+            rows = [row | json.loads(row.get(EXTRA) or "{}") for row in table.to_pylist()]
+        except (pa.ArrowException, OSError, ValueError, TypeError):
             raise UserError(f"token shard {path} is damaged") from None
-        return header, [{name: row.get(name) for name in columns} for row in table.to_pylist()]
+        return header, [{name: row.get(name) for name in columns} for row in rows]
+
+    def read_all(self, path: Path) -> list[dict[str, Any]]:
+        from solfa.tokenizers.datasets.shards.token_dataset import TokenDataset  # which reads what this module writes
+
+        return [{**row, "codes": row["codes"].numpy()} for row in TokenDataset(self.folder, shards=[path])]
 
 
 class WebDatasetShards:
@@ -144,7 +159,7 @@ class WebDatasetShards:
     def files(self) -> list[Path]:
         return sorted((self.folder / DATA).glob("tokens-*.tar"))
 
-    def write(self, rows: list[dict[str, Any]], part: str) -> list[Path]:
+    def write(self, rows: list[dict[str, Any]], part: str, instead: Path | None = None) -> list[Path]:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for row in rows:
@@ -156,25 +171,40 @@ class WebDatasetShards:
                     member = tarfile.TarInfo(f"{key}.{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
-        path = next_shard(self.folder, part, ".tar")
+        path = instead or next_shard(self.folder, part, ".tar")
         write_bytes(path, buffer.getbuffer(), self.folder)
         return [path]
 
     def read(self, path: Path, columns: list[str]) -> tuple[Header, list[dict[str, Any]]]:
-        rows, header = [], None
+        found = self._rows(path)
+        header = Header.loads(json.dumps(found[0].get("solfa")), path)
+        return header, [{name: row.get(name) for name in columns} for row in found]
+
+    def read_all(self, path: Path) -> list[dict[str, Any]]:
+        rows = self._rows(path)
+        try:
+            with tarfile.open(path, "r:") as tar:
+                arrays = [tar.extractfile(member) for member in tar if member.name.endswith(".npy")]
+                codes = [np.load(io.BytesIO(file.read())).astype(np.int64) for file in arrays if file]
+        except (tarfile.TarError, OSError, ValueError, EOFError):
+            raise UserError(f"token shard {path} is damaged") from None
+        whole = zip(rows, codes, strict=True)
+        return [{**{k: v for k, v in row.items() if k != "solfa"}, "codes": array} for row, array in whole]
+
+    def _rows(self, path: Path) -> list[dict[str, Any]]:
+        """All of its rows but the codes, at least one.  Raises: UserError if it is damaged."""
+        rows = []
         try:
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
                     if member.name.endswith(".json"):
                         file = tar.extractfile(member)
-                        row = json.loads(file.read()) if file else {}
-                        header = header or Header.loads(json.dumps(row.get("solfa")), path)
-                        rows.append({name: row.get(name) for name in columns})
-        except (tarfile.TarError, OSError, json.JSONDecodeError, UnicodeDecodeError):
+                        rows.append(dict(json.loads(file.read())) if file else {})
+        except (tarfile.TarError, OSError, ValueError, TypeError):
             raise UserError(f"token shard {path} is damaged") from None
-        if header is None:
+        if not rows:
             raise UserError(f"{path} was not written by solfa tokenize")
-        return header, rows
+        return rows
 
 
 class NpzClips:
@@ -186,7 +216,7 @@ class NpzClips:
     def files(self) -> list[Path]:
         return sorted((self.folder / DATA).rglob("*.npz"))
 
-    def write(self, rows: list[dict[str, Any]], part: str) -> list[Path]:
+    def write(self, rows: list[dict[str, Any]], part: str, instead: Path | None = None) -> list[Path]:
         def write(row: dict[str, Any]) -> Path:
             path = self.folder / DATA / f"{row['id']}.npz"
             buffer = io.BytesIO()
@@ -200,12 +230,15 @@ class NpzClips:
     def read(self, path: Path, columns: list[str]) -> tuple[Header, list[dict[str, Any]]]:
         try:
             with np.load(path) as arrays:
-                row = json.loads(str(arrays["metadata"]))
+                row = dict(json.loads(str(arrays["metadata"])))
         except KeyError:
             raise UserError(f"{path} was not written by solfa tokenize") from None
-        except (zipfile.BadZipFile, OSError, ValueError, EOFError):
+        except (zipfile.BadZipFile, OSError, ValueError, TypeError, EOFError):
             raise UserError(f"{path} is damaged") from None
         return Header.loads(json.dumps(row.get("solfa")), path), [{name: row.get(name) for name in columns}]
+
+    def read_all(self, path: Path) -> list[dict[str, Any]]:
+        return []  # a file is a clip, and never grows
 
 
 FORMATS: dict[str, type[ParquetShards] | type[WebDatasetShards] | type[NpzClips]] = {
@@ -234,6 +267,7 @@ def codes_type(header: Header) -> pa.DataType:
 
 
 def narrow(codes: NDArray[np.int64], header: Header) -> NDArray[Any]:
+    """The codes (books, frames) in the integers that files hold."""
     assert codes.ndim == 2 and len(codes) == header.books
     assert codes.size == 0 or (0 <= codes.min() and codes.max() < header.codebook_size)
     return codes.astype(codes_dtype(header.codebook_size))
@@ -327,6 +361,7 @@ def _codes_array(codes: list[NDArray[Any]], header: Header) -> pa.Array:
 
 
 def is_json(field: pa.Field) -> bool:
+    """Whether a column holds JSON text."""
     return (field.metadata or {}).get(b"solfa") == b"json"
 
 

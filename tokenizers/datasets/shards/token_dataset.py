@@ -7,6 +7,7 @@ loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_work
 
 import bisect
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,9 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from solfa.core.checkpoints import agree
+from solfa.core.checkpoints import same_codes
 from solfa.core.errors import UserError
+from solfa.tokenizers.audio.resample import RATES
 from solfa.tokenizers.datasets.shards.shard_formats import DATA, EXTRA, is_json, read_header
 
 
@@ -51,7 +53,7 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 raise UserError(f"{folder} holds tokens, but not as Parquet, which is what solfa itself reads")
             raise UserError(f"{folder} holds no token shards: make them with solfa tokenize")
         self.header = read_header(self.shards[0])
-        if fingerprint is not None and not agree(self.header.fingerprint, fingerprint):
+        if fingerprint is not None and not same_codes(self.header.fingerprint, fingerprint):
             raise UserError(
                 f"{folder} holds tokens of codec {self.header.codec!r} (fingerprint {self.header.fingerprint}), "
                 f"which this codec (fingerprint {fingerprint}) cannot read: give that codec, or tokenize again"
@@ -82,6 +84,7 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """Row `index`, from the end where it is negative.  Raises: IndexError; UserError for a row without whole codes."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
@@ -91,8 +94,7 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
         row: dict[str, Any] = {}
         for field, column in zip(table.schema, table.columns, strict=True):
             if field.name == "codes":
-                codes = column[at].values.flatten().to_numpy().astype(np.int64)
-                row["codes"] = torch.from_numpy(codes).view(self.header.books, -1)[: self.books]
+                row["codes"] = _codes(column[at].values, self.header.books)[: self.books]
             else:
                 row[field.name] = _decoded(field, column[at].as_py())
         return row | json.loads(row.pop(EXTRA) or "{}")
@@ -136,6 +138,36 @@ class TokenDataset(torch.utils.data.Dataset[dict[str, Any]]):
         while len(self._cache) > 1 and self._cached > self._cache_bytes:
             self._cached -= self._cache.popitem(last=False)[1].nbytes
         return table
+
+
+def check_row(row: dict[str, Any]) -> None:
+    """Raises: UserError for a row whose id, duration, samples or sample rate is missing or impossible."""
+    if not isinstance(row.get("id"), str):
+        raise UserError("it has no id")
+    duration, samples, rate = row.get("duration"), row.get("samples"), row.get("sample_rate")
+    if not isinstance(duration, (int, float)) or not math.isfinite(duration) or duration < 0:
+        raise UserError(f"its duration is {duration}, which is no length in seconds")
+    if not isinstance(samples, int) or samples < 1:
+        raise UserError(f"its number of samples is {samples}")
+    if not isinstance(rate, int) or rate not in RATES:
+        raise UserError(f"its sample rate is {rate}; {RATES.start} to {RATES.stop - 1} Hz can be")
+
+
+def _codes(lists: pa.Array | None, books: int) -> torch.Tensor:
+    """A list for each book -> int64 (books, frames).  Raises: UserError where one is missing, or shorter than another."""
+    if lists is None:
+        raise UserError("it has no codes")
+    if len(lists) != books or lists.null_count:
+        raise UserError(f"it has codes of {len(lists) - lists.null_count} books, not of {books}")
+    lengths = set(lists.value_lengths().to_pylist())
+    if len(lengths) > 1:
+        raise UserError(f"its books hold {min(lengths)} to {max(lengths)} codes, where all should hold as many")
+    flat = lists.flatten()
+    if flat.null_count:
+        raise UserError(f"{flat.null_count} of its codes are missing")
+    if not pa.types.is_integer(flat.type):
+        raise UserError(f"its codes are {flat.type}, not integers")
+    return torch.from_numpy(flat.to_numpy().astype(np.int64)).view(books, -1)
 
 
 def _decoded(field: pa.Field, value: Any) -> Any:

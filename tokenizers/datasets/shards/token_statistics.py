@@ -17,7 +17,7 @@ from solfa.core.errors import UserError
 from solfa.core.progress import Progress
 from solfa.tokenizers.datasets.shards.shard_by_shard import Damaged, shard_by_shard
 from solfa.tokenizers.datasets.shards.shard_formats import EXTRA, Header, is_json
-from solfa.tokenizers.datasets.shards.token_dataset import TokenDataset, find_shards
+from solfa.tokenizers.datasets.shards.token_dataset import TokenDataset, check_row, find_shards
 
 COUNT_AT_ONCE = 1 << 20  # codes
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -41,7 +41,7 @@ class Share:
 
 @dataclass
 class TokenStatistics:
-    """Entropies are those of the codes one by one: what codes before them tell is not counted."""
+    """Entropies are those of the codes one by one: what follows from the codes before them is not counted."""
 
     header: Header
     shards: int
@@ -100,7 +100,7 @@ class TokenStatistics:
 
 
 def gather(folder: Path) -> TokenStatistics:
-    """Read all that can be read of a folder of shards; the rest is told in `problems`.
+    """Read all that can be read of a folder of shards; the rest is listed in `problems`.
 
     Raises: UserError for a folder without shards, or when none can be read.
     """
@@ -119,6 +119,7 @@ def gather(folder: Path) -> TokenStatistics:
                 for i in range(len(part)):
                     try:
                         row = part[i]
+                        check_row(row)
                         counter.add(row["codes"].numpy())
                     except UserError as e:
                         problems.append(f"row {i} of {part.shards[0].name}: {e}")

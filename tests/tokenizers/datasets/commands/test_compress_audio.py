@@ -12,6 +12,7 @@ from solfa.cli import run
 from solfa.tokenizers.audio.container import sfa as container
 from solfa.tokenizers.audio.container.sfa import read_sfa
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
+from solfa.tokenizers.datasets.commands.output_journal import JOURNAL
 
 SOURCES = {"a.wav": (8_000, 3_001), "deep/b.flac": (44_100, 20_011), "deep/c d.ogg": (48_000, 30_000)}  # rate, samples
 LINE = re.compile(r" *([\d.]+) s +(\d+) bytes +([\d.]+) kbps \(raw ([\d.]+)\)  (.*)")
@@ -71,7 +72,8 @@ def test_several_sources_go_to_one_folder(
 ) -> None:
     words = ["compress", str(folder / "a.wav"), str(folder / "deep")]
     assert run([*words, "-o", str(tmp_path / "small"), *codec]) == 0
-    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == ["a.sfa", "b.sfa", "c d.sfa"]
+    names = sorted(path.name for path in (tmp_path / "small").iterdir())
+    assert names == [JOURNAL, "a.sfa", "b.sfa", "c d.sfa"]
     assert run([*words, "-o", str(tmp_path / "one.sfa"), *codec]) == 2
     assert "holds 3 clips, so the output should be a folder" in capsys.readouterr().err
     shutil.copy(folder / "a.wav", folder / "deep")

@@ -10,7 +10,7 @@ import soundfile
 
 from solfa.cli import run
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
-from solfa.tokenizers.datasets.commands.tokenize_corpus import header_of
+from solfa.tokenizers.datasets.commands.shared_options import header_of
 from solfa.tokenizers.datasets.shards.shard_formats import Header
 from solfa.tokenizers.datasets.shards.shards import ShardWriter
 from solfa.tokenizers.datasets.shards.token_dataset import find_shards

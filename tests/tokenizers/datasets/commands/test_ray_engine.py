@@ -23,7 +23,7 @@ from solfa import cli
 from solfa.core.errors import UserError
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.datasets.commands import ray_engine
-from solfa.tokenizers.datasets.commands.engine import Plan
+from solfa.tokenizers.datasets.commands.clip_results import Plan
 from solfa.tokenizers.datasets.commands.ray_engine import Actors, tokenize_on_ray
 from solfa.tokenizers.datasets.commands.tokenize_corpus import tokenize_corpus
 from solfa.tokenizers.datasets.readers.clip import Clip, Corpus

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch
 
 from solfa.cli import run
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
-from solfa.tokenizers.datasets.commands.reconstruct import LEFT_OVER, plan_tokens, write_all
-from solfa.tokenizers.datasets.commands.tokenize_corpus import header_of
+from solfa.tokenizers.datasets.commands.output_journal import JOURNAL
+from solfa.tokenizers.datasets.commands.reconstruct import LEFT_OVER, write_all
+from solfa.tokenizers.datasets.commands.reconstruct_plans import Output, plan_tokens
+from solfa.tokenizers.datasets.commands.shared_options import header_of
 from solfa.tokenizers.datasets.shards.shard_formats import Header
 from solfa.tokenizers.datasets.shards.shards import ShardWriter
 from solfa.tokenizers.datasets.shards.token_dataset import find_shards
@@ -45,7 +48,8 @@ def folder(tmp_path: Path) -> Path:
 def check(output: Path) -> None:
     """Every source has its .wav of round(samples * 24000 / rate) samples, and there is nothing else."""
     expected = {str(Path(name).with_suffix(".wav")): round(n * 24_000 / rate) for name, (rate, _, n) in SOURCES.items()}
-    found = {str(path.relative_to(output)): soundfile.info(path) for path in output.rglob("*") if path.is_file()}
+    files = [path for path in output.rglob("*") if path.is_file() and path.name != JOURNAL]
+    found = {str(path.relative_to(output)): soundfile.info(path) for path in files}
     assert {name: info.frames for name, info in found.items()} == expected
     assert {(info.samplerate, info.channels) for info in found.values()} == {(24_000, 1)}
 
@@ -170,7 +174,12 @@ def row(name: str, frames: int, sample_rate: int = 16_000, seed: int = 0) -> dic
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != JOURNAL]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def open_output(folder: Path, clips: int) -> Output:
+    return Output(folder, "tokens", clips, {}, False)
 
 
 def test_any_number_of_workers_and_copies_of_the_codec_write_the_same_bytes(
@@ -179,7 +188,8 @@ def test_any_number_of_workers_and_copies_of_the_codec_write_the_same_bytes(
     rows = [row(f"deep/{i}", 1 + 37 * i % 91, seed=i) for i in range(24)]
     folder = tokens(tmp_path / "tokens", tiny_codec, rows[:10], rows[10:])
     for name, codecs, workers in (("one", [tiny_codec], 1), ("many", [tiny_codec, copy.deepcopy(tiny_codec)], 4)):
-        done = write_all(codecs, plan_tokens(tiny_codec, folder, tmp_path / name, None, False), 24_000, workers)
+        plan = plan_tokens(tiny_codec, folder, None, partial(open_output, tmp_path / name))
+        done = write_all(codecs, plan, 24_000, workers)
         assert (done.clips, done.lost) == (24, [])
         assert done.seconds == pytest.approx(sum(r["duration"] for r in rows))
     assert contents(tmp_path / "one") == contents(tmp_path / "many")

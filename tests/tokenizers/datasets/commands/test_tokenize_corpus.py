@@ -18,8 +18,10 @@ from solfa.tokenizers.audio import audio_file as audio_io
 from solfa.tokenizers.audio.audio_file import read_audio
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.datasets.commands import engine
-from solfa.tokenizers.datasets.commands.engine import Limits, Plan, length_batches
-from solfa.tokenizers.datasets.commands.tokenize_corpus import pick_devices, tokenize_corpus
+from solfa.tokenizers.datasets.commands.clip_results import Limits, Plan
+from solfa.tokenizers.datasets.commands.engine import length_batches
+from solfa.tokenizers.datasets.commands.shared_options import pick_devices
+from solfa.tokenizers.datasets.commands.tokenize_corpus import tokenize_corpus
 from solfa.tokenizers.datasets.readers.clip import Clip
 from solfa.tokenizers.datasets.readers.corpus import read_corpus
 from solfa.tokenizers.datasets.shards.token_dataset import TokenDataset

@@ -14,7 +14,8 @@ import soundfile
 
 from solfa.tokenizers.audio.audio_file import AUDIO_SUFFIXES
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
-from solfa.tokenizers.datasets.commands.engine import Encoded, Limits, Plan, encode_corpus
+from solfa.tokenizers.datasets.commands.clip_results import Encoded, Limits, Plan
+from solfa.tokenizers.datasets.commands.engine import encode_corpus
 from solfa.tokenizers.datasets.commands.tokenize_corpus import tokenize_corpus
 from solfa.tokenizers.datasets.readers.clip import Clip
 from solfa.tokenizers.datasets.readers.corpus import read_corpus

@@ -17,8 +17,9 @@ import pytest
 import soundfile
 
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
-from solfa.tokenizers.datasets.commands.engine import Limits, Plan
-from solfa.tokenizers.datasets.commands.tokenize_corpus import header_of, tokenize_corpus
+from solfa.tokenizers.datasets.commands.clip_results import Limits, Plan
+from solfa.tokenizers.datasets.commands.shared_options import header_of
+from solfa.tokenizers.datasets.commands.tokenize_corpus import tokenize_corpus
 from solfa.tokenizers.datasets.readers.corpus import read_corpus
 from solfa.tokenizers.datasets.shards.shard_formats import FORMATS
 

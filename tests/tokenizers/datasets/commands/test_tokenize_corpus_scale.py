@@ -19,7 +19,8 @@ import torch
 from solfa.tokenizers.audio.audio_file import read_audio
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.audio.resample import Samples
-from solfa.tokenizers.datasets.commands.engine import CPU_BATCH_SECONDS, Engine, Plan, encode_batch, length_batches
+from solfa.tokenizers.datasets.commands.clip_results import Plan
+from solfa.tokenizers.datasets.commands.engine import CPU_BATCH_SECONDS, Engine, encode_batch, length_batches
 from solfa.tokenizers.datasets.readers.corpus import read_corpus
 from solfa.tokenizers.datasets.shards.token_dataset import TokenDataset
 

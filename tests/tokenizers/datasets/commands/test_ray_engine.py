@@ -33,6 +33,9 @@ from solfa.tokenizers.datasets.shards.token_dataset import TokenDataset
 PLAN = Plan(batch_seconds=0.01, shard_rows=3)  # each clip is a batch: the same codes whatever the parts are
 QUIET: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
 STORE = 100 << 20
+SOON_MISSED = {  # a lost node is noticed after two seconds instead of twelve
+    "health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4,
+}  # fmt: skip
 
 
 class Clips:
@@ -178,8 +181,11 @@ def test_a_lost_node_loses_and_doubles_nothing(
     output = tmp_path / "t"
     ray.shutdown()
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-    )
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False, "_system_config": SOON_MISSED,
+        },
+    )  # fmt: skip
     try:
         second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
         cluster.wait_for_nodes()

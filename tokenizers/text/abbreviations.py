@@ -20,6 +20,7 @@ from solfa.tokenizers.text.written_forms import (
     TRAILING,
 )
 
+DAYS = frozenset("Mon Tue Tues Wed Thu Thurs Fri Sat Sun".split())
 ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 NUMERAL = r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"  # 1 to 99 as they are properly written
 SPEECH = r"(?:\b[Oo]h|\b[Aa]h|\b[Ss]a(?:y|ys|id)|\b[Aa]nswer(?:ed|s)?|[,:;\"'])\s+[\"']?"
@@ -109,6 +110,10 @@ def _full(m: re.Match[str]) -> str:
         return {"Dr": "drive", "St": "street"}[name] + ends_sentence(m)
     if name == "Co" and re.search(r"(?:&|\band|[A-Z]\w*) $", before):
         return "company" + ends_sentence(m)
+    if (
+        re.search(r"(?:day|Mon|Tues?|Wed|Thu|Thurs|Fri|Sat|Sun)\.? (?:and|or|to|&) $", before) and name in DAYS
+    ):  # "Sat. and Sun."
+        return ABBREVIATIONS[name] + ends_sentence(m)
     if name in NEEDS_MORE and not re.match(r",|-|\s+[a-z\d]|\s+[A-Z]", rest):
         return m[0]
     if name in NEEDS_MORE and name[0].islower() and re.match(rf"\s+(?:{OPENERS})\b", rest):

@@ -1,6 +1,7 @@
 """Clock times, dates, decades, and ranges of them, in words."""
 
 import re
+from collections.abc import Callable
 
 from solfa.tokenizers.text.number_words import cardinal, ordinal, plural, year
 from solfa.tokenizers.text.written_forms import MONTH, MONTHS, OPENERS, WEEKDAYS
@@ -80,21 +81,24 @@ def iso_dates(text: str) -> str:
 def ranges(text: str) -> str:
     """Weekdays, months and days of a month from one to another: "Mon-Fri", "Jan.-Mar.", "Jan 5-7", "Jan. 5–Feb. 3"."""
     days = {d: full for full in WEEKDAYS for d in (full, full[:3], full[:4], full[:5])}
-    dashed = "-" in text or "\u2013" in text
-    for names, full in (
-        () if not dashed else ((days, days.__getitem__), ({n: n for m in MONTHS for n in (m, m[:3], m[:4])}, month))
-    ):
-        name = rf"({'|'.join(sorted(names, key=len, reverse=True))})\b\.?"
-        text = re.sub(
-            rf"\b{name}{DASH}{name}(?!\s?\d{{1,2}}\b|-?\w)",
-            lambda m, full=full: f"{full(m[1]).lower()} to {full(m[2]).lower()}" + ends_sentence(m),  # type: ignore[misc]
-            text,
-        )
+    months = {n: n for m in MONTHS for n in (m, m[:3], m[:4])}
+    if "-" in text or "\u2013" in text:
+        text = _named_range(_named_range(text, days, days.__getitem__), months, month)
     short = rf"\b(Mon|Tues?|Wed|Thu(?:rs)?|Fri|Sat|Sun)\.?(?=,? (?:{'|'.join(m[:3] for m in MONTHS)}))"
     text = re.sub(short, lambda m: days[m[1]].lower(), text)
     text = re.sub(rf"\b({MONTH}\s\d{{1,2}}){DASH}(?=[A-Z][a-z]{{2,8}}\.?\s\d)", r"\1 to ", text)
     within = rf"\b{MONTH}\s(\d{{1,2}}){DASH}(\d{{1,2}})\b(?!:)"
     return re.sub(within, lambda m: f"{month(m['month'])} {ordinal(int(m[2]))} to {ordinal(int(m[3]))}", text)
+
+
+def _named_range(text: str, names: dict[str, str], full: Callable[[str], str]) -> str:
+    """'Mon-Fri' -> 'monday to friday' for the keys of `names`."""
+    name = rf"({'|'.join(sorted(names, key=len, reverse=True))})\b\.?"
+    return re.sub(
+        rf"\b{name}{DASH}{name}(?!\s?\d{{1,2}}\b|-?\w)",
+        lambda m: f"{full(m[1]).lower()} to {full(m[2]).lower()}" + ends_sentence(m),
+        text,
+    )
 
 
 def decades(text: str) -> str:

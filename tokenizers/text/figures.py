@@ -17,17 +17,26 @@ EMERGENCY = r"calls?|operators?|dispatchers?|emergency|service|system|center|num
 
 
 def long_numbers(text: str) -> str:
-    """Strings of more than 15 digits one by one, so that no later rule meets them; "$" goes behind them."""
+    """Strings of more than 15 digits one by one, so that no later rule meets them; "$" and units go behind them."""
 
     def spoken(m: re.Match[str]) -> str:
-        unit = f" {plural(MONEY[m[1]][0])}" if m[1] else ""
-        words = [number(m[2]), "point", digits(m[3])] if m[2] else [digits(m[3])]
-        words += ["point", digits(m[4])] if m[4] else []
-        return f" {' '.join(words)}{unit} "
+        words = ["minus"] if m["minus"] else []
+        words += [number(m["top"]), "over"] if m["top"] else []
+        words += [number(m["whole"]), "point"] if m["whole"] else []
+        words += [digits(m["digits"])]
+        words += ["point", digits(m["rest"])] if m["rest"] else []
+        words += [plural(MONEY[m["money"]][0])] if m["money"] else []
+        words += [plural(UNITS[m["unit"]])] if m["unit"] else []
+        return f" {' '.join(words)} " + ("over " if m["over"] else "")
 
     text = re.sub(r"\b(1,?0+)s(?= of\b)", lambda m: plural(number(m[1].replace(",", "")).removeprefix("one ")), text)
     text = re.sub(r"(?<![\d,])\d{1,3}(?:,\d{3}){5,}+\b", lambda m: m[0].replace(",", ""), text)
-    return re.sub(r"([$€£¥₹])?(?<!\d)(?:(\d{1,15})\.)?(\d{16,})(?:\.(\d+))?", spoken, text)
+    return re.sub(
+        r"(?P<minus>(?<![\w.)])-)?(?P<money>[$€£¥₹])?(?<!\d)(?:(?P<top>\d{1,15})/)?(?:(?P<whole>\d{1,15})\.)?(?P<digits>\d{16,})"
+        rf"(?:\.(?P<rest>\d+))?(?:\s?(?P<unit>{NAMES})(?![\w/']))?(?P<over>/(?=\d))?",
+        spoken,
+        text,
+    )
 
 
 def codes(text: str) -> str:
@@ -71,6 +80,7 @@ def codes(text: str) -> str:
     )
     house = rf"(?<![\w.,/-])(\d{{3,4}})(?=[A-Z]?(?:\s[NSEW]\.?)?(?:\s[A-Z][a-z]+){{1,3}}\s(?i:{STREET_WORDS})\b)"
     text = re.sub(house, lambda m: f"{pairs(m[1])} ", text)
+    text = re.sub(r"\b(extension )(\d{3,6})\b", lambda m: m[1] + digits(m[2]), text)
     return re.sub(r"\b(\d)(\d\d)\((\w)\)", lambda m: f"{pairs(m[1] + m[2])} {m[3].upper()}", text)
 
 
@@ -118,6 +128,7 @@ def fractions(text: str) -> str:
 
     unit = rf"(?:\s?(?P<unit>{NAMES})(?![\w/'^])(?:\.(?=\s[a-z]))?)?(?P<to>\s?[-\u2013]\s?(?=\d))?"
     text = re.sub(rf"(?<![\w./,])(\d{{1,6}})[\s-](\d{{1,3}})/(\d{{1,3}})(?![\w/]){unit}", mixed, text)
+    text = re.sub(r"(?<![\w.-])(50|20)-\1(?![\w-])", lambda m: f"{cardinal(int(m[1]))} {cardinal(int(m[1]))}", text)
     text = re.sub(r"(?<=\d)\s/\s(?=\d)|(?<=\d)/(?=\d+(?:\.\d+)?\s?=)", " divided by ", text)
     text = re.sub(r"\b(1\d{3}|20\d\d)/(\d\d)\b(?!/)", lambda m: f"{year(int(m[1]))} {cardinal(int(m[2]))}", text)
     return re.sub(rf"\b(\d+)/(\d+)\b(?!/){unit}", simple, text)

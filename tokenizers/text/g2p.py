@@ -1,6 +1,6 @@
 """Letters -> phones for words that no lexicon lists: a small network, greedy, deterministic, batched and cached.
 
-Each letter says a chunk of zero to three phones ("x" -> "k s", silent "e" -> "").  A bidirectional Transformer reads the
+Each letter stands for a chunk of zero to three phones ("x" -> "k s", silent "e" -> "").  A bidirectional Transformer reads the
 letters; a recurrent cell then walks over them and picks chunks one by one, so that stress is decided once per word.
 Words of one length form a batch, which needs no padding and no mask.  Trained by `train_g2p.py`.
 """
@@ -21,7 +21,7 @@ START = 0  # chunk ID before the first letter; never predicted
 
 @dataclass(frozen=True)
 class LetterToPhoneConfig:
-    chunks: tuple[str, ...]  # phones that one letter can say, with spaces between; the first is START
+    chunks: tuple[str, ...]  # phones that one letter can stand for, with spaces between; the first is START
     dim: int = 128
     layers: int = 3
     heads: int = 4
@@ -29,14 +29,16 @@ class LetterToPhoneConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "LetterToPhoneConfig":
+        """From the `g2p` entry of a checkpoint's configuration; the inverse of `to_dict`."""
         return cls(**{**values, "chunks": tuple(values["chunks"])})
 
     def to_dict(self) -> dict[str, Any]:
+        """As it stands in a checkpoint's configuration."""
         return asdict(self)
 
 
 class LetterToPhone(nn.Module):
-    """Scores for the chunk of phones that each letter says.  All words of a batch have the same length."""
+    """Scores for the chunk of phones that each letter stands for.  All words of a batch have the same length."""
 
     def __init__(self, config: LetterToPhoneConfig) -> None:
         super().__init__()
@@ -50,33 +52,33 @@ class LetterToPhone(nn.Module):
         self.writer = nn.GRUCell(2 * d, d)
         self.head = nn.Linear(2 * d, len(config.chunks))
 
-    def read(self, letters: Tensor) -> Tensor:
-        """letters: (B, T) -> (B, T, D)."""
+    def encode(self, letters: Tensor) -> Tensor:
+        """Letter IDs (B, T) -> contextual vectors (B, T, D)."""
         t = torch.arange(letters.shape[1], device=letters.device)
         place = self.place(t) + self.place(self.config.max_letters + t.flip(0))
         return self.reader(self.letter(letters) + place)
 
     def forward(self, letters: Tensor, chunks: Tensor) -> Tensor:
         """Teacher forcing.  letters: (B, T), chunks: (B, T) -> logits (B, T, number of chunks)."""
-        seen = self.read(letters)
+        encoded = self.encode(letters)
         before = self.chunk(torch.cat([torch.full_like(chunks[:, :1], START), chunks[:, :-1]], 1))
-        state = torch.zeros_like(seen[:, 0])
+        state = torch.zeros_like(encoded[:, 0])
         states = []
         for t in range(letters.shape[1]):
-            state = self.writer(torch.cat([seen[:, t], before[:, t]], -1), state)
+            state = self.writer(torch.cat([encoded[:, t], before[:, t]], -1), state)
             states.append(state)
-        return self.head(torch.cat([torch.stack(states, 1), seen], -1))
+        return self.head(torch.cat([torch.stack(states, 1), encoded], -1))
 
     @torch.inference_mode()
     def generate(self, letters: Tensor) -> Tensor:
         """The likeliest chunk at each letter, given those before it.  letters: (B, T) -> chunk IDs (B, T)."""
-        seen = self.read(letters)
-        state = torch.zeros_like(seen[:, 0])
+        encoded = self.encode(letters)
+        state = torch.zeros_like(encoded[:, 0])
         chunk = torch.full_like(letters[:, 0], START)
         chosen = []
         for t in range(letters.shape[1]):
-            state = self.writer(torch.cat([seen[:, t], self.chunk(chunk)], -1), state)
-            logits = self.head(torch.cat([state, seen[:, t]], -1))
+            state = self.writer(torch.cat([encoded[:, t], self.chunk(chunk)], -1), state)
+            logits = self.head(torch.cat([state, encoded[:, t]], -1))
             logits[:, START] = float("-inf")
             chunk = logits.argmax(-1)
             chosen.append(chunk)
@@ -84,7 +86,7 @@ class LetterToPhone(nn.Module):
 
 
 class Speller:
-    """Words -> phones with a trained network; remembers what it has been asked."""
+    """Words -> phones with a trained network; answers are cached."""
 
     def __init__(self, model: LetterToPhone) -> None:
         self.model = model.eval()
@@ -112,6 +114,6 @@ class Speller:
         return [" ".join(filter(None, (self._cache[p] for p in pieces[word]))) for word in words]
 
     def _pieces(self, word: str) -> list[str]:
-        """Letters the network knows, in runs that it can take."""
+        """The letters that the network has embeddings for, in runs of at most `max_letters`."""
         letters, size = "".join(c for c in word.lower() if c in LETTERS), self.model.config.max_letters
         return [letters[i : i + size] for i in range(0, len(letters), size)]

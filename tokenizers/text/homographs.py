@@ -71,6 +71,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
     "live": [
         (r"_ (?:music|shows?|concerts?|broadcast\w*|stream\w*|audiences?|tv|television|coverage|performances?|albums?|recordings?|wires?|bait|ammunition|rounds|animals?|birds?|chat|video|events?|updates?|on (?:the )?(?:air|tv|stage|television|radio|screen)|from)\b", _LIVELY),
         (r"\b(?:go|goes|went|going|gone|broadcast|aired|streamed|performed|performing|perform|play|played|playing|sang|sing|singing|reporting|recorded|shown|watched? (?:it|them|him|her)|saw (?:it|them|him|her)|see (?:it|them|him|her)) _\b", _LIVELY),
+        (r"\b(?:watch|watched|watching|see|saw|seen|heard|hear|shown|aired|covered)\b.* _$", _LIVELY),
         (rf"\b{_BE} (?:now |also |finally |not |still |currently |all )?_(?! in \w+ (?:house|town|city)\b)", _LIVELY),
         (r"\b(?:an?|the|this|another|first|our) _ \w+", _LIVELY),
         (r"_", _LIVE),
@@ -96,6 +97,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
         (r"_", _KNOT),
     ],
     "minute": [
+        (r"\b(?:are|were) _$", "m ay n uw1 t"),
         (r"_ (?:amounts?|details?|quantit(?:y|ies)|particles?|traces?|differences?|fractions?|portions?|changes?|examination|creatures?|crystals?|fragments?|doses?|variations?|size|inspection|cracks?|organisms?|insects?|adjustments?|description|scale)\b", "m ay n uw1 t"),
         (r"\b(?:are|is|was|were) (?:so|very|extremely|too|quite) _\b|\b(?:most|very|extremely|in such|in) _ (?!by\b)\w+", "m ay n uw1 t"),
     ],
@@ -135,7 +137,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
         (r"_", "b ey1 s"),
     ],
     "dove": [
-        (r"(?<!a )(?<!the )(?<!white )(?<!turtle )(?<!mourning )\b_ (?:into|in|off|under|for|down|deep|deeper|headfirst|right|back|to|through|behind|from|straight|overboard)\b|\b(?:he|she|they|i|we|then|and) _\b", "d ow1 v"),
+        (r"(?<!a )(?<!the )(?<!white )(?<!turtle )(?<!mourning )\b_ (?:into|in|off|under|for|down|deep|deeper|headfirst|right|back|to|through|behind|from|straight|overboard|again|in)\b|\b(?:diver|swimmer|submarine|plane|eagle|hawk|he|she|they|i|we|then|and) _\b", "d ow1 v"),
         (r"_", "d ah1 v"),
     ],
     "sow": [(r"\b(?:an?|old|pregnant|mother|fat|the|pink|big) _(?! seeds?\b)", "s aw1"), (r"_", "s ow1")],
@@ -197,7 +199,7 @@ def is_verb(words: list[str], at: int) -> bool:
         at_before -= 1  # "to fully record"
     before = words[at_before] if at else ""
     after = words[at + 1] if at + 1 < len(words) else ""
-    if at and at_before <= 2 and after not in ("", "of") and PLURAL.fullmatch(before) and before not in NO_SUBJECTS:
+    if at and at_before <= 2 and after != "of" and PLURAL.fullmatch(before) and before not in NO_SUBJECTS:
         return not words[at].endswith("s")  # "prices increase every year"
     if words[at].endswith("s") and not words[at].endswith("ss"):
         return before in THIRD_PERSON or after in OBJECTS and before not in NOUN_AFTER

@@ -17,7 +17,7 @@ from solfa.tokenizers.text.written_forms import (
 AMOUNT = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 NAMES = "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True))
 ARTICLE = re.compile(
-    r"\b(?:[Aa]n?|[Tt]he|[Tt]his|[Tt]hat|[Ee]ach|[Ee]very|[Aa]nother|[Hh]is|[Hh]er|[Mm]y|[Oo]ur|[Yy]our|[Tt]heir)\s$"
+    r"\b(?:[Aa]n?|[Tt]he|[Tt]his|[Tt]hat|[Ee]ach|[Ee]very|[Aa]nother|[Hh]is|[Hh]er|[Mm]y|[Oo]ur|[Yy]our|[Tt]heir|[Ii]ts|\w's)\s$"
 )
 LENGTHS = frozenset(("meter", "kilometer", "centimeter", "millimeter", "mile", "foot", "inch", "yard"))
 
@@ -97,6 +97,7 @@ def units(text: str) -> str:
     text = re.sub(r"\b(\d{3,4})\s?[xX×]\s?(\d{3,4})\b", lambda m: f"{pairs(m[1])} by {pairs(m[2])}", text)
     text = re.sub(r"\bv\.?\s?(?=\d+\.\d)", "version ", text)
     text = re.sub(r"\b(\d{3,4})([pi])\b(?!\.\w)", lambda m: f"{pairs(m[1])} {m[2].upper()}", text)
+    text = re.sub(r"(?<=\d)\s?[xX]\s?(?=\d[\d.,]*\s?=)", " times ", text)
     text = re.sub(r"(?<=\d)[xX](?=\s(?:as|more|less|\w+er|the)\b)", " times", text)
     text = re.sub(r"(?<=\d)\s?[xX]\s?(?=\d)|(?<=[a-z]) x (?=\d)", " by ", text)
     scales = {"k": "thousand", "K": "thousand", "m": "million", "M": "million", "B": "billion", "b": "billion"}
@@ -106,7 +107,8 @@ def units(text: str) -> str:
     bounds = rf"(?<![\w.])({AMOUNT})\s?[-\u2013]\s?(?=(?:{AMOUNT})\s?(?:%|{NAMES})(?!\w))"
     text = re.sub(bounds, lambda m: f"{decimal(m[1])} to ", text)
     return re.sub(
-        rf"(?:(?<=[\s(])|^)(?P<sign>[-+\u2013])?(?P<amount>{AMOUNT})(?P<gap>[\s-]?)"
+        rf"(?:(?<=[\s(])|^)(?P<sign>[-+\u2013])?(?P<amount>{AMOUNT})"
+        rf"(?P<scale>\s(?:hundred|thousand|million|billion|trillion)(?=\s))?(?P<gap>[\s-]?)"
         rf"(?:(?P<unit>{NAMES})(?P<power>\^[23])?|(?P<word>[a-z]{{3,12}})(?=/))"
         rf"(?:/(?P<per>{NAMES}|day|week|month|year|person|mi)(?P<per_power>\^[23])?)?(?![\w/^])(?P<point>\.?)",
         _measure,
@@ -134,7 +136,13 @@ def _measure(m: re.Match[str]) -> str:
     name = UNITS[unit] if unit else m["word"]
     if m["power"]:
         name = f"{'square' if m['power'] == '^2' else 'cubic'} {name}"
-    single = m["amount"] == "1" and m["sign"] != "-" or m["gap"] == "-" or attributive(m.string[: m.start()], rest)
+    single = (
+        m["amount"] == "1"
+        and m["sign"] != "-"
+        and not m["scale"]
+        or m["gap"] == "-"
+        or attributive(m.string[: m.start()], rest)
+    )
     if not single and not m["word"]:
         head, per, tail = name.partition(" per ")
         first, _, second = head.partition(" ")
@@ -144,7 +152,7 @@ def _measure(m: re.Match[str]) -> str:
         name += f" per {_per_unit(full_name(m['per']), m['per_power'])}"
     sign = {"-": "minus ", "\u2013": "minus ", "+": "plus "}.get(m["sign"] or "", "")
     end = (ends_sentence(m) if pointed else m["point"]) or ""
-    return f"{sign}{decimal(m['amount'])} {name}{end}"
+    return f"{sign}{decimal(m['amount'])}{m['scale'] or ''} {name}{end}"
 
 
 def _per_unit(name: str, power: str | None) -> str:

@@ -1,11 +1,11 @@
-"""Ask Flite how English words are pronounced; writes what `train_g2p.py` reads (build time only).
+"""Pronunciations of English words from Flite, in the form that `train_g2p.py` reads (build time only).
 
     python -m solfa.tokenizers.text.pronunciations --flite-dump ./flite_dump --texts corpus/*.txt --words lists/* --out p.tsv
 
 `flite_dump` is compiled from `tts/data/flite_dump.c`.  Words come from the texts (most frequent first) and from word lists
 (those in most lists first; CMUdict's file works as one).  Each is spoken alone, as a verb and as a noun; words that Flite
-pronounces differently as a verb get that reading as a second one.  What Flite says inside whole sentences decides when it
-differs from the word alone ("a", "haven't").
+pronounces differently as a verb get that reading as a second one.  Where the
+pronunciation inside whole sentences differs from that of the word alone ("a", "haven't"), the former is kept.
 """
 
 import argparse
@@ -70,6 +70,7 @@ def phones_by_word(record: dict[str, Any]) -> list[str]:
 
 
 def plain(text: str) -> str:
+    """Folded to ASCII, with single spaces."""
     return re.sub(r"\s+", " ", fold(text).encode("ascii", "ignore").decode()).strip()
 
 
@@ -89,6 +90,7 @@ def ranked(texts: list[str], lists: list[Path]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Write the table of pronunciations; see the top of this file for the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flite-dump", type=Path, required=True)
     parser.add_argument("--texts", type=Path, nargs="+", required=True, help="one sentence a line")

@@ -94,7 +94,7 @@ class TextTokenizer:
         self.config = checkpoints.read_config(folder, "text")
         if not (folder / "lexicon.txt").is_file():
             raise UserError(f"checkpoint folder {folder} has no lexicon.txt")
-        if self.config["vocab"] != VOCABULARY:
+        if self.config.get("vocab") != VOCABULARY:
             raise UserError(f"the phones in {folder / 'config.json'} are not the ones that this solfa speaks")
         self._ids = {s: i for i, s in enumerate(self.vocab)}
 
@@ -105,6 +105,7 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """Number of symbols: phones, pauses and the padding symbol."""
         return len(self.vocab)
 
     @cached_property
@@ -146,7 +147,9 @@ class TextTokenizer:
 
     def phones(self, text: str) -> Phones:
         """Text -> phones with the word that each belongs to; raises like `normalize`."""
-        symbols, index, long_pauses, words = ["pau"], [-1], [], []
+        symbols, index = ["pau"], [-1]
+        long_pauses: list[int] = []
+        words: list[str] = []
         for token, phones in self._read(self.normalize(text)):
             if token in PUNCTUATION or token == PAUSE:
                 if token == PAUSE:
@@ -256,7 +259,7 @@ def _changes(written: str, read: str) -> list[tuple[str, str]]:
     """Runs of words that differ between the text and its reading; capitals and marks around a word are no difference."""
     a, b = written.split(), read.split()
     plain = [[w.lower().strip(",.?!;:\"'()\u201c\u201d\u2018\u2019-\u2013\u2014") for w in side] for side in (a, b)]
-    codes = SequenceMatcher(None, *plain, autojunk=False).get_opcodes()
+    codes = SequenceMatcher(None, plain[0], plain[1], autojunk=False).get_opcodes()
     return [(" ".join(a[i:j]), " ".join(b[k:n])) for code, i, j, k, n in codes if code != "equal"]
 
 

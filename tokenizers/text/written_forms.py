@@ -155,7 +155,7 @@ _PHRASES = {
     r"M&Ms?": "M and M's",
     r"24/7": "twenty four seven",
     r"'n'": "and",
-    r"Ph\.\s?D\.(?=\s+[a-z])": "P H D",
+    r"Ph\.\s?D\.(?=\s+[a-z]|[,;'])": "P H D",
     r"Ph\.?\s?D": "P H D",
 }
 PHRASES = {re.compile(rf"(?<!\w)(?:{pattern})(?!\w)"): spoken for pattern, spoken in _PHRASES.items()}

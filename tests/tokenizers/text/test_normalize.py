@@ -1,5 +1,7 @@
 """Written English becomes the words that a reader would say."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,3 +119,43 @@ def test_what_can_be_spoken():
 
 def test_unknown_tags_are_named():
     assert unknown_tags("[pause] a [Laugh] b [12] [sigh]") == ["laugh", "sigh"]
+
+
+# floods
+
+NINES = " ".join(["nine"] * 5000)
+FLOODS = {
+    "9" * 20_000: " ".join(["nine"] * 20_000),
+    "$" + "9" * 5000: f"{NINES} dollars",
+    "-$" + "9" * 5000: f"minus {NINES} dollars",
+    "1/" + "9" * 5000: f"one over {NINES}",
+    "1." + "9" * 5000: f"one point {NINES}",
+    "$1." + "9" * 5000: f"one point {NINES} dollars",
+    "9" * 5000 + "%": f"{NINES} percent",
+    "9" * 5000 + " km": f"{NINES} kilometers",
+    "1," + "000," * 2000 + "000": "one " + " ".join(["zero"] * 6003),
+    "9"
+    * 15: "nine hundred ninety nine trillion nine hundred ninety nine billion nine hundred ninety nine million nine hundred "
+    "ninety nine thousand nine hundred ninety nine",
+}
+
+
+@pytest.mark.parametrize("text", FLOODS, ids=lambda t: f"{t[:4]}-{len(t)}")
+def test_long_digit_strings_are_read_digit_by_digit(text):
+    if len(text) == 15:
+        text = f"${text}"
+        assert normalize(text) == f"{FLOODS[text[1:]]} dollars"
+    else:
+        assert normalize(text) == FLOODS[text]
+
+
+@pytest.mark.slow  # CPU times are meant for an idle machine
+@pytest.mark.parametrize(
+    "unit",
+    "5|1/|1-|1,|1.|$|$1|a.|A|A |'|[a|1:|1:00|x^|5'|5\"|(|1 |1,000,|a-|1e|\n|- \n|X|XI |a@|@|a.b|www.|#|*a|no. |J. |5m|5 m/|½|¹|10-|Mon-|"
+    "Jan |Jan 5-|the 60s |5 - |=|<|</|~|+1|--|—|...| .|0|1 1/2 |CA |III |w/|p. |p.m. |°|1990s | '9|Aa|a'".split("|"),
+)
+def test_a_flood_takes_linear_time(unit):
+    start = time.process_time()
+    normalize((unit * 20_000)[:20_000], KNOWN)
+    assert time.process_time() - start < 1.5

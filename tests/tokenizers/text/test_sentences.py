@@ -95,6 +95,7 @@ def test_a_limit_below_one_is_one_sentence():
         SentenceSplitter(0)
 
 
+@pytest.mark.slow  # CPU times are meant for an idle machine
 @pytest.mark.parametrize(
     "text", ["." * 20_000 + "x", "\n" * 20_000, "a " * 10_000, "5" * 20_000, '."' * 10_000, "U.S. " * 4000]
 )

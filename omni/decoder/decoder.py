@@ -54,7 +54,9 @@ class AttentionConfig:
     yarn: Yarn | None = None
 
     def __post_init__(self) -> None:
-        if self.heads % self.kv_heads:
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window should be at least 1, or None for full attention, not {self.window}")
+        if self.heads < 1 or self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
         if self.rotary_dim % 2 or self.rotary_dim > self.qk_dim:
             raise ValueError(f"rotary_dim {self.rotary_dim} is odd or more than qk_dim {self.qk_dim}")

@@ -33,6 +33,10 @@ class LocalConfig:
     ffn_dim: int = 1024
     code_dim: int = 0
 
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} cannot be shared by {self.heads} heads evenly")
+
 
 class BookEmbedding(nn.Module):
     """One table per book, kept in one; the sum over books is the frame's vector, and empty ids add nothing."""

@@ -30,6 +30,7 @@ M = TypeVar("M", bound=torch.nn.Module)
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LARGEST_CONFIG = 1 << 24  # bytes
+LARGEST_SIZE = 1 << 24  # whole number in a configuration: no vocabulary, width or length comes near it
 BUNDLED = Path(__file__).parents[1] / "weights"
 DEFAULTS = {"audio_tokenizer": "codec-24khz", "tts": "tts-en", "style": "style-en", "text": "text-en"}
 
@@ -107,7 +108,7 @@ def read_json(path: Path) -> Any:
 
 
 def _impossible(values: Any, name: str = "") -> Any:
-    """Sentences on numbers that no configuration of ours can have: negative sizes, and those that are not finite."""
+    """Sentences on numbers that no configuration of ours can have: sizes that are negative or too large, and those that are not finite."""
     if isinstance(values, dict):
         for key, value in values.items():
             yield from _impossible(value, str(key))
@@ -116,6 +117,8 @@ def _impossible(values: Any, name: str = "") -> Any:
             yield from _impossible(value, name)
     elif isinstance(values, int) and values < 0:
         yield f"{name} cannot be negative, and is {values}"
+    elif isinstance(values, int) and values > LARGEST_SIZE:
+        yield f"{name} should be at most {LARGEST_SIZE}"
     elif isinstance(values, float) and not math.isfinite(values):
         yield f"{name} should be a finite number, not {values}"
 

@@ -108,7 +108,7 @@ def limited_to(header: Mapping[str, Tensor], misfit: Callable[[str], UserError],
         hooks.register_module_module_registration_hook(count_module),
     ]
     try:
-        with _Sizes(most, misfit):
+        with _Sizes(most, tensors, misfit):
             yield
     finally:
         for handle in handles:
@@ -116,11 +116,12 @@ def limited_to(header: Mapping[str, Tensor], misfit: Callable[[str], UserError],
 
 
 class _Sizes(TorchFunctionMode):
-    """Refuses to make tensors of more than `most` elements."""
+    """Refuses to make tensors of more than `most` elements, or more than `tensors` copies (as `nn.Transformer` makes of layers)."""
 
-    def __init__(self, most: int, misfit: Callable[[str], UserError]):
+    def __init__(self, most: int, tensors: int, misfit: Callable[[str], UserError]):
         super().__init__()
         self.most, self.misfit = most, misfit
+        self.copies_left, self.elements_left = tensors + 1000, most
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -128,6 +129,11 @@ class _Sizes(TorchFunctionMode):
             n = _steps(*args, **kwargs) if func is torch.arange else math.prod(_shape(*args, **kwargs))
             if n > self.most:
                 raise self.misfit(f"it asks for {n:,} numbers at once, more than the file can explain")
+        elif func is torch.Tensor.clone:
+            self.copies_left -= 1
+            self.elements_left -= args[0].numel()
+            if self.copies_left < 0 or self.elements_left < 0:
+                raise self.misfit("it asks for more layers than the tensors of the file can be of")
         return func(*args, **kwargs)
 
 

@@ -124,6 +124,12 @@ class StyleEncoderConfig:
     hunch: float = 0.05
     """The same for the likeliest attribute of a text that is a style, when none reaches `threshold`."""
 
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(f"width {self.width} cannot be shared by {self.heads} heads evenly")
+        if self.window < 1:
+            raise ValueError(f"window should be at least 1, not {self.window}")
+
 
 class StyleReading(NamedTuple):
     odds: Tensor

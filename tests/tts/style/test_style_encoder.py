@@ -189,7 +189,7 @@ class TestBundled:
         with pytest.raises(UserError, match="tokenizer.json"):
             StyleEncoder.from_pretrained(tmp_path)
         (tmp_path / "tokenizer.json").write_bytes((BUNDLED / "tokenizer.json").read_bytes())
-        huge = config["config"] | {"width": 10**6, "layers": 10**4}
+        huge = config["config"] | {"width": 12 * 10**5, "layers": 10**4}
         (tmp_path / "config.json").write_text(json.dumps(config | {"config": huge}))
         with pytest.raises(UserError, match="does not fit its config.json"):
             StyleEncoder.from_pretrained(tmp_path)

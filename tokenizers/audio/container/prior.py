@@ -25,6 +25,7 @@ from solfa.tokenizers.audio.container.range_coder import RangeDecoder, Span
 from solfa.tokenizers.audio.model.audio_tokenizer import KIND, AudioTokenizer
 
 FILE = "prior.safetensors"  # in the codec's checkpoint folder
+LARGEST_SHIFT = 64  # powers of two, in either direction, that tables are scaled by
 RARE = 256  # one part in so many is left to all codes but the likeliest, so each code costs more than 1 / 256 bit
 
 Codes = NDArray[np.int64]
@@ -269,12 +270,38 @@ def load_prior(codec: Codec, name: str | Path | None = None) -> LearnedPrior | N
     codebooks = codebooks_of(codec)
     try:
         with safe_open(path, framework="numpy") as file:
-            if file.metadata().get("codebooks") != digest({"codebooks": codebooks}).hex():
+            if (file.metadata() or {}).get("codebooks") != digest({"codebooks": codebooks}).hex():
                 return None  # left from before the codec was trained anew
             tables = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, TypeError):  # TypeError: a type that numpy does not have
         raise UserError(f"{path} is damaged or not a safetensors file") from None
+    if wrong := misfit(tables, codebooks):
+        raise UserError(f"{path} is no prior for this codec: {wrong}")
     return LearnedPrior(codebooks, codec.codebook_sizes, tables)
+
+
+def misfit(tables: Tables, codebooks: NDArray[np.float32]) -> str | None:
+    """What keeps `tables` from being those of a `LearnedPrior` over `codebooks` (books, size, D), in words."""
+    books, size, dim = codebooks.shape
+    width = tables["project"].shape[-1] if "project" in tables and tables["project"].ndim else 0
+    kinds: dict[str, tuple[tuple[int, ...], type]] = {
+        "project": ((books, dim, width), np.int8),
+        "project_shift": ((books, width), np.int32),
+        "weight": ((books, width, 2 * dim + 1), np.int8),
+        "weight_shift": ((books, width), np.int32),
+        "logit_shift": ((books,), np.int32),
+        "bias": ((books, size), np.int16),
+        "unit": ((1,), np.int32),
+    }
+    if other := sorted(tables.keys() ^ kinds.keys()):
+        return f"{other[0]!r} is {'missing' if other[0] in kinds else 'not one of its tables'}"
+    for name, (shape, kind) in kinds.items():
+        table = tables[name]
+        if table.shape != shape or table.dtype != kind:
+            return f"{name!r} is {table.dtype} {table.shape} instead of {np.dtype(kind)} {shape}"
+        if kind is np.int32 and np.abs(table.astype(np.int64)).max(initial=0) > LARGEST_SHIFT:
+            return f"{name!r} holds a power of two beyond {LARGEST_SHIFT}"
+    return None
 
 
 def codebooks_of(codec: AudioTokenizer) -> NDArray[np.float32]:

@@ -1,11 +1,15 @@
 """Priors of the entropy coder: exact integers, the same for writer and reader, and worth their name."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from solfa.core.errors import UserError
 from solfa.tokenizers.audio.container import prior as priors
@@ -155,3 +159,29 @@ def test_a_prior_is_found_beside_its_codec_only(tiny_codec: AudioTokenizer, tmp_
 
 def test_the_bundled_prior_belongs_to_the_bundled_codec() -> None:
     assert load_prior(AudioTokenizer.own()) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("bias"), "'bias' is missing"),
+        (lambda t: t.update(more=t["bias"]), "'more' is not one of its tables"),
+        (lambda t: t.update(weight=t["weight"][:1].copy()), "'weight' is int8 .* instead of int8"),
+        (lambda t: t.update(weight=t["weight"].astype(np.float32)), "'weight' is float32 .* instead of int8"),
+        (lambda t: t.update(project=np.zeros((), np.int8)), "'project' is int8"),
+        (lambda t: t.update(unit=t["unit"] + (1 << 30)), "'unit' holds a power of two beyond 64"),
+        (lambda t: t.update(weight_shift=t["weight_shift"] - (1 << 30)), "'weight_shift' holds a power of two"),
+    ],
+)
+def test_a_prior_with_other_tables_is_refused(change: Callable[[Any], Any], words: str, tmp_path: Path) -> None:
+    codec = AudioTokenizer.own()
+    assert codec.folder is not None
+    path = tmp_path / "prior.safetensors"
+    with safe_open(codec.folder / path.name, framework="numpy") as file:
+        metadata, tables = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    change(tables)
+    save_file(tables, path, metadata)
+    with pytest.raises(UserError, match=f"is no prior for this codec: {words}"):
+        load_prior(codec, tmp_path)
+    save_file(tables, path)
+    assert load_prior(codec, tmp_path) is None, "no word of the codebooks that it was fitted to"

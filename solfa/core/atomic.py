@@ -104,8 +104,8 @@ def replacing_files(folder: Path, last: str) -> Iterator[Path]:
     the folder cannot be written.
 
     Args:
-        last: the file that describes the others.  The old one goes first and the new one comes last, so that not even a
-            reader that does not know of all this finds it beside files that it does not describe.
+        last: the file that describes the others.  The old one goes first and the new one comes last, so that even readers
+            that do not call `finish_replacing` never find it beside files that it does not describe.
     """
     made = make_folder(folder)
     try:

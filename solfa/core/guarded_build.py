@@ -1,7 +1,7 @@
-"""Building a model from a configuration that nobody checked, next to the file that holds its weights.
+"""Building a model from a configuration that was not checked, next to the file that holds its weights.
 
-A configuration is a few hundred bytes and may ask for any amount of memory or time.  The header of the weights' file says how
-much there can be: `limited_to` stops the building of a model at the first tensor that the file does not hold.
+A configuration is a few hundred bytes and may ask for any amount of memory or time.  The header of the weights' file bounds
+it: `limited_to` stops the building of a model at the first tensor that the file does not hold.
 """
 
 import json
@@ -82,6 +82,7 @@ def limited_to(header: Mapping[str, Tensor], misfit: Callable[[str], UserError],
     made = {"tensors": 0, "elements": 0, "modules": 0}
 
     def count_parameter(_: Any, name: str, value: Tensor) -> None:
+        """Called by torch for each parameter that a module gets."""
         if threading.get_ident() != thread:
             return
         if exact and tuple(value.shape) not in shapes:
@@ -92,12 +93,14 @@ def limited_to(header: Mapping[str, Tensor], misfit: Callable[[str], UserError],
             raise misfit(f"it asks for more than the {len(header)} tensors of the file")
 
     def count_buffer(_: Any, name: str, value: Tensor | None) -> None:
+        """The same for buffers, of which those that are not stored may have any shape."""
         if threading.get_ident() == thread and value is not None:
             made["elements"] += value.numel()
             if made["elements"] > most + SPARE:
                 raise misfit(f"it asks for more memory than the file fills, beginning with {name!r}")
 
     def count_module(*_: Any) -> None:
+        """The same for modules inside of modules."""
         made["modules"] += threading.get_ident() == thread
         if made["modules"] > 10_000 + 100 * len(header):
             raise misfit(f"it asks for more layers than the {len(header)} tensors of the file can be of")

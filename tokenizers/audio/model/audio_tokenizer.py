@@ -115,7 +115,7 @@ class AudioTokenizer(Codec):
 
     @property
     def reach(self) -> int:
-        """One window more than attention sees, for the convolutions and the features."""
+        """One window more than attention spans, for the convolutions and the features."""
         return (self.config.encoder_layers + 1) * self.config.window
 
     @torch.inference_mode()
@@ -234,7 +234,9 @@ class AudioTokenizer(Codec):
     ) -> str:
         """Upload what `save_pretrained` writes to `owner/name` on the hub; -> the address of the commit.
 
-        Where there is no model card, a short one is added; see `hub.push` for the arguments.  Raises: UserError with the hub's reason.
+        Where there is no model card, a short one is added; see `hub.push` for the arguments.
+
+        Raises: UserError with the hub's reason.
         """
         return hub.push(self.save_pretrained, repo_id, private, token, commit_message)
 

@@ -54,11 +54,13 @@ class AudioTokenizerConfig:
     wave_from: int = 7  # fewer of them sound worse than none, and are passed over
 
     @property
-    def hop(self) -> int:  # samples per code frame
+    def hop(self) -> int:
+        """Samples per code frame."""
         return self.feature_hop * self.stride
 
     @property
-    def frame_rate(self) -> float:  # code frames per second
+    def frame_rate(self) -> float:
+        """Code frames per second."""
         return self.sample_rate / self.hop
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Residual vector quantization for inference: each book codes what the books before it left over (SoundStream, arXiv 2107.03312).
 
-Training places the codebooks, see `training/ema_codebooks.py`.
+Training moves the codebooks, see `training/ema_codebooks.py`.
 """
 
 import torch

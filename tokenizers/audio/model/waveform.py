@@ -22,7 +22,7 @@ from solfa.tokenizers.audio.stream_state import WHOLE, Past, Stream
 
 UNIT = 1 << 12  # the integer that stands for a cube-rooted magnitude of 1
 LATENT_UNIT, SHIFT = 1 << 8, 1 << 10  # of latents; prior weights are multiples of UNIT / LATENT_UNIT / SHIFT
-LEAST = UNIT // 40  # expected where the prior says nothing or less
+LEAST = UNIT // 40  # what is expected at least
 FALL = round(0.5 ** (1 / 3) * UNIT)  # factor on what is expected of a coefficient that was just coded
 # Of the coarse sound where nothing was coded this share is taken, less beside louder coefficients, up to so many away.
 FILL, VALLEY, NEAR = 0.7, 0.4, 3

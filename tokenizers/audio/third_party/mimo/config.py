@@ -84,10 +84,12 @@ class MiMoAudioTokenizerConfig:
 
     @property
     def encoder_window(self) -> tuple[int, ...]:
+        """Frames back and ahead in the encoder's attention; none ahead where it is causal."""
         return self.encoder_attn_window_size[:1] + (0,) if self.encoder_causal else self.encoder_attn_window_size
 
     @property
     def decoder_window(self) -> tuple[int, ...]:
+        """The same of the decoder."""
         return self.decoder_attn_window_size[:1] + (0,) if self.decoder_causal else self.decoder_attn_window_size
 
     def unsupported(self) -> str | None:
@@ -126,7 +128,7 @@ def read_config(path: Path) -> MiMoAudioTokenizerConfig:
     values = {key: value for key, value in values.items() if key not in IGNORED}
     unknown = sorted(values.keys() - set(names))
     if unknown:
-        raise UserError(f"{path} has {unknown[0]!r}, which this MiMo-Audio-Tokenizer does not know")
+        raise UserError(f"{path} has {unknown[0]!r}, which is no setting of a MiMo-Audio-Tokenizer here")
     if isinstance(values["codebook_size"], int):
         values["codebook_size"] = [values["codebook_size"]]
     config = recipe.build(MiMoAudioTokenizerConfig, values, str(path))

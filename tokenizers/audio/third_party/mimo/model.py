@@ -25,7 +25,7 @@ from solfa.tokenizers.audio.third_party.mimo.quantizer import ResidualVectorQuan
 from solfa.tokenizers.audio.third_party.mimo.transformer import TransformerLayer
 from solfa.tokenizers.audio.third_party.mimo.weights import OPTIONAL, load_weights, read_headers
 
-LM_BOOKS = 8  # that MiMo's language models speak
+LM_BOOKS = 8  # that MiMo's language models write
 LOUDEST = 1e2  # STFT magnitude that the vocoder may ask for
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Codebook(nn.Module):
-    """`size` vectors, and what moving averages needed while they were trained: carried along, never read."""
+    """`size` vectors, and the moving averages that they were trained by: kept as in the file, and not used."""
 
     embed: Tensor
 
@@ -28,6 +28,7 @@ class ResidualVectorQuantizer(nn.Module):
 
     @property
     def codebooks(self) -> list[Tensor]:
+        """(size, dim) each, in float32."""
         return [book.embed.float() for book in self.modules() if isinstance(book, Codebook)]
 
     def encode(self, x: Tensor, books: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The Transformer layers of encoder, decoder and vocoder: pre-norm, rotary positions, exact windowed attention.
 
-Frames are (B, T, D).  `valid` (B, T) marks the frames of rows that are padded; a valid frame never hears one that is not.
+Frames are (B, T, D).  `valid` (B, T) marks the frames of rows that are padded; a valid frame never attends to one that is not.
 """
 
 import torch
@@ -25,19 +25,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, back: int, ahead: int, valid: Tensor
     if back == ahead == steps:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if valid is None else valid[:, None, None])
     at = torch.arange(steps, device=q.device)
-    heard = _heard(at[:, None], at[None], back, ahead)
+    mask = _within(at[:, None], at[None], back, ahead)
     if valid is not None:
-        # Frames past the end hear themselves: with nobody to hear, the softmax would give NaN.
-        heard = ((heard & valid[:, None]) | (at[:, None] == at))[:, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=heard)
+        # Frames past the end attend to themselves: with nothing to attend to, the softmax would give NaN.
+        mask = ((mask & valid[:, None]) | (at[:, None] == at))[:, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def _heard(q_at: Tensor, k_at: Tensor, back: int, ahead: int) -> Tensor:
+def _within(q_at: Tensor, k_at: Tensor, back: int, ahead: int) -> Tensor:
     return (k_at >= q_at - back) & (k_at <= q_at + ahead)
 
 
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor, back: int, ahead: int, valid: Tensor | None) -> Tensor:
-    """A block of `size` queries hears its own keys, `back` before them and `ahead` after."""
+    """A block of `size` queries attends to its own keys, `back` before them and `ahead` after."""
     steps = q.shape[2]
     size = max(back + ahead, 16)
     span, padding = back + size + ahead, -steps % size
@@ -45,12 +45,12 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, back: int, ahead: int, valid: Te
     k, v = (F.pad(s, (0, 0, back, padding + ahead)).unfold(2, span, size).transpose(-1, -2) for s in (k, v))
     q_at = torch.arange(steps + padding, device=q.device).view(-1, size, 1)
     k_at = torch.arange(-back, steps + padding + ahead, device=q.device).unfold(0, span, size)[:, None]
-    heard = _heard(q_at, k_at, back, ahead) & (k_at >= 0) & (k_at < steps)
+    mask = _within(q_at, k_at, back, ahead) & (k_at >= 0) & (k_at < steps)
     if valid is not None:
-        heard = heard & F.pad(valid, (back, padding + ahead)).unfold(1, span, size)[:, None, :, None]
+        mask = mask & F.pad(valid, (back, padding + ahead)).unfold(1, span, size)[:, None, :, None]
     scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-    # As above, frames past the end hear themselves.
-    scores = scores.masked_fill(~(heard | (q_at == k_at)), -torch.inf)
+    # As above, frames past the end attend to themselves.
+    scores = scores.masked_fill(~(mask | (q_at == k_at)), -torch.inf)
     y = scores.softmax(-1).to(v.dtype) @ v
     return rearrange(y, "b h n w d -> b h (n w) d")[:, :, :steps]
 

@@ -33,6 +33,7 @@ def phrases(text: str) -> str:
         text = pattern.sub(spoken, text)
     text = re.sub(r"(?<!\w)w/(?:\s?(?=[a-z])|(?=\s|$))", "with ", text)
     text = re.sub(rf"({SPEECH})([Nn]o)\.(?=\s\d)", r"\1\2 . ", text)
+    text = re.sub(r"(?<!\w)([A-F])-(?=[\s.,;]|$)", r"\1 minus", text)  # a grade
     for short, full in BEFORE_NUMBERS.items() if re.search(r"\d|\.\s[A-Z]", text) else ():
         numeral = "" if full.startswith("number") else rf"|\b{short}\.\s(?=[IVXLC]+\b|[A-Z]\b)"
         text = re.sub(rf"\b{short}\.?\s?(?=\d){numeral}", f"{full} ", text)
@@ -72,10 +73,13 @@ def romans(text: str) -> str:
         return f"{m[1] or ''}{' ' if m[1] else ''}{m[2]} {cardinal(value(m['n']))}"
 
     end = r"(?!\w)(?!\.\w|'(?!s\b)\w)"
+    graded = r"(?:Type|Class|Level|Stage|Grade|Category|Tier)"
+    pronoun = r"(?!I (?:am|was|have|had|like|love|want|need|read|took|see|saw|know|think|can|could|will|would|did|do|made|use|chose)\b)"
     one = r"(?!I (?!of\b|is\b|was\b|and\b|to\b|in\b|begins\b|ends\b|opens\b|shows\b)[a-z]+)"
     numeral = rf"(?=[IVXLC])({NUMERAL}){end}"
     series = rf"(?=[IVXLC])((?:{NUMERAL})(?:(?:, | and |, and | or |-|–)(?=[IVXLC]){NUMERAL}(?!\w))*){end}"
     text = re.sub(rf"\b(Act|Scene|Chapter|War|Phase|Volume|Article|Appendix|Section|Episode) {numeral}", listed, text)
+    text = re.sub(rf"\b({graded}) {pronoun}{numeral}", listed, text)
     text = re.sub(rf"\b((?:{AFTER_ROMAN})s?) {one}{series}", listed, text)
     text = re.sub(rf"\b((?:{KINGS})(?: [A-Z][a-z]+)?) (?=[IVX])(?P<n>{NUMERAL}){end}(?! [a-z]+ing\b)", king, text)
     text = re.sub(rf"\bthe (?=[IVX]{{2}})(?P<n>{NUMERAL})(?= centur)", lambda m: f"the {ordinal(value(m['n']))}", text)

@@ -34,6 +34,7 @@ def addresses(text: str) -> str:
     text = re.sub(r"\b([A-GJ])#(?!\w)", r"\1 sharp", text)
     text = re.sub(r"\b([A-Z])\+\+", r"\1 plus plus", text)
     text = re.sub(r"(?<!\w)#(?=[A-Za-z])", "hashtag ", text)
+    text = re.sub(r"\s?@\s?(?=\d)", " at ", text)
     return re.sub(r"(?<![\w])@(?=[A-Za-z_])", "at ", text)
 
 

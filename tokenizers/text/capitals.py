@@ -19,6 +19,8 @@ def capitals(text: str, known: Collection[str]) -> str:
         bare = token[:-1] if token.endswith("s") and token[:-1].isupper() and len(token) > 2 else token
         if token in ("PhD", "PhDs"):
             return "P H D" + ("'s" if token[-1] == "s" else "")
+        if re.fullmatch("[BCDFGPQRTVWXYZ]s", token):  # "Ps and Qs"
+            return f"{token[0]}'s{ending.lower()}"
         if mixed := re.fullmatch(r"([a-z]{1,4})([A-Z]{2,4})", token):  # "iOS"
             return f"{mixed[1]} {' '.join(mixed[2])}{ending.lower()}"
         if not bare.isupper() or bare in PRONOUNCED_ACRONYMS or _squeezed(bare) in INTERJECTIONS:
@@ -53,6 +55,8 @@ def _is_letter(m: re.Match[str], shouting: bool) -> bool:
     if m[1] == "I":
         in_a_row = beside or bool(re.search(r"\b[Tt]he$", before) and re.match(r"\s(?:in|of)\b", after))
         return in_a_row and not m[2] and not (shouting and re.match(r"\s[A-Z]", after) and not beside)
+    if after.startswith((" minus ", " plus ")) and m[1] == "A":
+        return True
     opens = not before or before[-1] in ".!?:\"'-"
     ends = bool(re.match(r"\s*(?:$|[.,;:!?])", after))
     if m[1] == "A" and shouting and not beside:

@@ -49,6 +49,8 @@ def times(text: str) -> str:
         return int(hour) <= 24 and int(minute or 0) < 60
 
     moment = r"(\d{1,2})(?::([0-5]\d))?"
+    text = re.sub(r"(?<![\d.$])(\d{1,2})\.([0-5]\d)(?=\s?[ap]\.?m\b)", r"\1:\2", text)  # "5.30pm"
+    text = re.sub(rf"\b(noon|midnight){DASH}(?=\d)", r"\1 to ", text)
     end = r"(\d{1,2}|noon\b|midnight\b)(?::([0-5]\d))?"
     text = re.sub(rf"(?<![\d:.$/-]){moment}{HALF}?{DASH}{end}(?![\d:/]){HALF}?", span, text)
     text = re.sub(rf"(?<![\d:.])(\d{{1,2}}):([0-5]\d)(?::([0-5]\d))?(?![\d:]){HALF}?", one, text)
@@ -123,7 +125,7 @@ def dates(text: str) -> str:
     """ "May 5, 2005", "5/17/2024" (American order), "17 May", "on 7/4", "44 B.C.", "the class of '98" in words."""
 
     def slashed(m: re.Match[str]) -> str:
-        mo, d, y = int(m[1]), int(m[2]), int(m[3])
+        mo, d, y = int(m[1]), int(m[2] or m[3]), int(m[4])
         mo, d = (d, mo) if mo > 12 else (mo, d)
         y += (2000 if y < 50 else 1900) if y < 100 else 0
         return f"{MONTHS[mo - 1]} {ordinal(d)}, {year(y)}" if 1 <= mo <= 12 and 1 <= d <= 31 else m[0]
@@ -144,7 +146,7 @@ def dates(text: str) -> str:
         plain = re.search(r"\bthe\s$", m.string[: m.start()], re.I) or re.match(r"\d+[a-z]", m[0]) and " of " in m[0]
         return f"{'' if plain else 'the '}{ordinal(int(m['day']))} of {month(m['month'])}" + its_year(m)
 
-    text = re.sub(r"\b(\d{1,2})[/.](\d{1,2})[/.](\d{4}|\d\d)\b(?!\.\d)", slashed, text)
+    text = re.sub(r"\b(\d{1,2})(?:/(\d{1,2})/|\.(\d{1,2})\.)(\d{4}|\d\d)\b(?!\.\d)", slashed, text)
     text = re.sub(r"\b([Oo]n|[Uu]ntil|[Ss]ince) (\d{1,2})/(\d{1,2})\b(?!/)", short, text)
     text = re.sub(rf"\b{MONTH}\s{DAY}(?![\d:,.]*\d){ITS_YEAR}", month_first, text)
     text = re.sub(rf"\b{MONTH}\s{DAY}(?=,\s[12]\d{{3}}\b){ITS_YEAR}", month_first, text)

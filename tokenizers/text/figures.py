@@ -6,6 +6,7 @@ from solfa.tokenizers.text.measures import NAMES
 from solfa.tokenizers.text.number_words import cardinal, decimal, digits, number, ordinal, pairs, plural, year
 from solfa.tokenizers.text.written_forms import (
     MONEY,
+    MONTHS,
     READ_IN_PAIRS,
     STATES,
     STREET_WORDS,
@@ -30,9 +31,13 @@ def long_numbers(text: str) -> str:
         return f" {' '.join(words)} " + ("over " if m["over"] else "")
 
     text = re.sub(r"\b(1,?0+)s(?= of\b)", lambda m: plural(number(m[1].replace(",", "")).removeprefix("one ")), text)
+    text = re.sub(
+        r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3}){2,4}(?![\d.]*\d)", lambda m: m[0].replace(".", ","), text
+    )  # "1.000.000"
+    text = re.sub(r"(?<![\d.,+-])[1-9]\d{0,2}(?: \d{3}){0,3} 000(?![\d -]*\d)", lambda m: m[0].replace(" ", ","), text)
     text = re.sub(r"(?<![\d,])\d{1,3}(?:,\d{3}){5,}+\b", lambda m: m[0].replace(",", ""), text)
     return re.sub(
-        r"(?P<minus>(?<![\w.)])-)?(?P<money>[$€£¥₹])?(?<!\d)(?:(?P<top>\d{1,15})/)?(?:(?P<whole>\d{1,15})\.)?(?P<digits>\d{16,})"
+        r"(?P<minus>(?<![\w.)])-)?(?P<money>[$€£¥₹₩₽₺₪₱₦₿₴])?(?<!\d)(?:(?P<top>\d{1,15})/)?(?:(?P<whole>\d{1,15})\.)?(?P<digits>\d{16,})"
         rf"(?:\.(?P<rest>\d+))?(?:\s?(?P<unit>{NAMES})(?![\w/']))?(?P<over>/(?=\d))?",
         spoken,
         text,
@@ -129,7 +134,14 @@ def fractions(text: str) -> str:
     unit = rf"(?:\s?(?P<unit>{NAMES})(?![\w/'^])(?:\.(?=\s[a-z]))?)?(?P<to>\s?[-\u2013]\s?(?=\d))?"
     text = re.sub(rf"(?<![\w./,])(\d{{1,6}})[\s-](\d{{1,3}})/(\d{{1,3}})(?![\w/]){unit}", mixed, text)
     text = re.sub(r"(?<![\w.-])(50|20)-\1(?![\w-])", lambda m: f"{cardinal(int(m[1]))} {cardinal(int(m[1]))}", text)
-    text = re.sub(r"(?<=\d)\s/\s(?=\d)|(?<=\d)/(?=\d+(?:\.\d+)?\s?=)", " divided by ", text)
+    text = re.sub(r"(?<=\d)\s/\s(?=\d)", " divided by ", text)
+    whole = r"(?<![\w./])(\d{1,9})/(\d{1,9})(?=\s?=)"
+    text = re.sub(whole, lambda m: f"{m[1]} divided by {m[2]}" if int(m[1]) > int(m[2]) else m[0], text)
+    text = re.sub(r"(?<![\w./])(\d+\.\d+)/(\d+)(?![\w/.])", r"\1 out of \2", text)
+    text = re.sub(
+        r"\b((?:[Ss]cored?|[Rr]ated?|[Rr]ating|got|gave)\b[\w ]{0,12}? \d+)/(?=(?:5|10|100)\b)", r"\1 out of ", text
+    )
+    text = re.sub(r"\b(1[02])/(24|25|31)\b(?!/)", lambda m: f"{MONTHS[int(m[1]) - 1]} {ordinal(int(m[2]))}", text)
     text = re.sub(r"\b(1\d{3}|20\d\d)/(\d\d)\b(?!/)", lambda m: f"{year(int(m[1]))} {cardinal(int(m[2]))}", text)
     return re.sub(rf"\b(\d+)/(\d+)\b(?!/){unit}", simple, text)
 
@@ -147,7 +159,7 @@ def sums(text: str) -> str:
     text = re.sub(
         rf"{counted}({number_}) - (?=\d)|(?<![\w.+*/=] )(?<![\w.,])({number_}) - (?={number_} [a-z]{{3}})", _to, text
     )
-    text = re.sub(r"(?<=[\d%])\s?\u2013\s?(?=[\d.])|(?<=[\d%])-(?=[\d.])", " to ", text)
+    text = re.sub(r"(?<=\d) ?\u2014 ?(?=\d)|(?<=[\d%])\s?\u2013\s?(?=[\d.])|(?<=[\d%])-(?=[\d.])", " to ", text)
     text = re.sub(r"(?<=[\d)])\s[-\u2013]\s(?=-?[\d.(])", " minus ", text)
     text = re.sub(r"(?:(?<=[\s(=*/×])|^)[-\u2013](?=\.?\d)", "minus ", text)
     text = re.sub(r"(?<=[\d)])\s?\*\s?(?=[\d(])", " times ", text)
@@ -185,6 +197,7 @@ def plain_numbers(text: str) -> str:
     text = re.sub(early, lambda m: m[1] + year(int(m[2])), text)
     text = re.sub(r"\b(\d{1,4}(?:,\d{3})*)(?:st|nd|rd|th)\b", lambda m: ordinal(int(m[1].replace(",", ""))), text)
     text = re.sub(r"\b\d+(?:\.\d+){2,}\b", lambda m: " point ".join(number(p) for p in m[0].split(".")), text)
+    text = re.sub(r"\b([A-Z]{1,4}\d{1,2})s\b", r"\1's", text)  # "MP3s"
     text = re.sub(r"\bA(?=-?\d)", LETTER_A + " ", text)
     text = re.sub(r"(?<=[A-Za-z])-(?=\d)|(?<=\d)-(?=[A-Za-z])", " ", text)
     text = re.sub(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])", " ", text)

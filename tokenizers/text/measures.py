@@ -19,6 +19,10 @@ NAMES = "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True))
 ARTICLE = re.compile(
     r"\b(?:[Aa]n?|[Tt]he|[Tt]his|[Tt]hat|[Ee]ach|[Ee]very|[Aa]nother|[Hh]is|[Hh]er|[Mm]y|[Oo]ur|[Yy]our|[Tt]heir|[Ii]ts|\w's)\s$"
 )
+COMPARATIVES = (
+    "(?:fast|slow|larg|small|high|low|cheap|long|short|strong|weak|great|old|young|quick|hard|wid|tall|clos|bright|loud|clean|saf|smart|"
+    "deep|thick|thin|rich|poor)e?r|bigger|better|worse|heavier|easier|hotter"
+)
 LENGTHS = frozenset(("meter", "kilometer", "centimeter", "millimeter", "mile", "foot", "inch", "yard"))
 
 
@@ -98,12 +102,14 @@ def units(text: str) -> str:
     text = re.sub(r"\bv\.?\s?(?=\d+\.\d)", "version ", text)
     text = re.sub(r"\b(\d{3,4})([pi])\b(?!\.\w)", lambda m: f"{pairs(m[1])} {m[2].upper()}", text)
     text = re.sub(r"(?<=\d)\s?[xX]\s?(?=\d[\d.,]*\s?=)", " times ", text)
-    text = re.sub(r"(?<=\d)[xX](?=\s(?:as|more|less|\w+er|the)\b)", " times", text)
+    text = re.sub(rf"(?<=\d)[xX](?=\s(?:as|more|less|the|fewer|{COMPARATIVES})\b)", " times", text)
     text = re.sub(r"(?<=\d)\s?[xX]\s?(?=\d)|(?<=[a-z]) x (?=\d)", " by ", text)
     scales = {"k": "thousand", "K": "thousand", "m": "million", "M": "million", "B": "billion", "b": "billion"}
     counted = rf"(?<![\w.])({AMOUNT})\s?([kKmMBb])(?=\s(?:{COUNTED})\b)|(?<![\w.])({AMOUNT})([MB])(?=\s[a-z]{{3,}}s\b)"
     text = re.sub(counted, lambda m: f"{decimal(m[1] or m[3])} {scales[m[2] or m[4]]}", text)
     text = re.sub(r"\bsq\.?\s?(?=(?:ft|mi|in|yd|m|km)\b)", "sq ", text)
+    text = re.sub(r"(?<=\d)\s?((?:[kcm]?m|ft|in))([23])\b(?![.,]\d)", r" \1^\2", text)  # "30m2"
+    text = re.sub(rf"(?<=\d)(\s?(?:{NAMES}))\s?[-\u2013]\s?(?=(?:{AMOUNT})\s?(?:{NAMES})(?![\w/]))", r"\1 to ", text)
     bounds = rf"(?<![\w.])({AMOUNT})\s?[-\u2013]\s?(?=(?:{AMOUNT})\s?(?:%|{NAMES})(?!\w))"
     text = re.sub(bounds, lambda m: f"{decimal(m[1])} to ", text)
     return re.sub(

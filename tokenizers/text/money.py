@@ -6,19 +6,21 @@ from solfa.tokenizers.text.measures import attributive, full_name
 from solfa.tokenizers.text.number_words import cardinal, decimal, number, plural
 from solfa.tokenizers.text.written_forms import CURRENCY_PREFIXES, MONEY, MONEY_SCALES
 
+SIGNS = "".join(sign for sign in MONEY if len(sign) == 1 and sign != "¢")
+CODES = "|".join(code for code in MONEY if len(code) == 3)
 AMOUNT = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 SCALE = r"(?:[\s-]?(?P<scale>hundred|thousand|million|billion|trillion|(?:[kKmMBbT]|bn|mn|tn)(?![A-Za-z]))\b)?"
-SIGN = r"(?P<prefix>US|CA|AU|NZ|HK|C|A)?(?P<sign>[$€£¥₹])"
+SIGN = rf"(?P<prefix>US|CA|AU|NZ|HK|C|A|S)?(?P<sign>[{SIGNS}])"
 LEFT = r"(?<![\w.$])"  # no word and no number goes before
 PER = r"(?:/(?P<per>[A-Za-z]{1,6})\b\.?)?"
-RANGE = r"(?:\s?\u2013\s?|-|\s-\s(?=[$€£¥₹]))"
+RANGE = rf"(?:\s?\u2013\s?|-|\s-\s(?=[{SIGNS}]))"
 BEFORE = re.compile(
-    rf"{LEFT}(?P<minus>[-+~])?{SIGN}\s?(?P<minus2>-)?(?P<amount>{AMOUNT})(?:{RANGE}(?P<second>[$€£¥₹]?(?:{AMOUNT})))?"
-    rf"{SCALE}(?P<plus>\+(?!\s?\d))?{PER}(?P<join>-(?=[a-z]))?(?P<to>\s?[-\u2013]\s?(?=[$€£¥₹]\d))?"
+    rf"{LEFT}(?P<minus>[-+~])?{SIGN}\s?(?P<minus2>-)?(?P<amount>{AMOUNT})(?:{RANGE}(?P<second>[{SIGNS}]?(?:{AMOUNT})))?"
+    rf"{SCALE}(?P<plus>\+(?!\s?\d))?{PER}(?P<join>-(?=[a-z]))?(?P<to>\s?[-\u2013]\s?(?=[{SIGNS}]\d))?"
 )
-AFTER = re.compile(rf"{LEFT}(?P<minus>[-+])?(?P<amount>{AMOUNT}){SCALE}\s?(?P<sign>[$€£¥₹¢])")
-CODE_AFTER = re.compile(rf"{LEFT}(?P<minus>[-+])?(?P<amount>{AMOUNT}){SCALE}\s?(?P<sign>USD|EUR|GBP)\b")
-CODE_BEFORE = re.compile(rf"\b(?P<sign>USD|EUR|GBP)\s?(?P<amount>{AMOUNT}){SCALE}")
+AFTER = re.compile(rf"{LEFT}(?P<minus>[-+])?(?P<amount>{AMOUNT}){SCALE}\s?(?P<sign>[{SIGNS}¢])")
+CODE_AFTER = re.compile(rf"{LEFT}(?P<minus>[-+])?(?P<amount>{AMOUNT}){SCALE}\s?(?P<sign>{CODES})\b")
+CODE_BEFORE = re.compile(rf"\b(?P<sign>{CODES})\s?(?P<amount>{AMOUNT}){SCALE}")
 
 
 def money(text: str) -> str:
@@ -64,4 +66,4 @@ def _amount(amount: str, name: str, part: str, single: bool) -> str:
 
 
 def _units(name: str) -> str:
-    return name if name.endswith("yen") else plural(name)
+    return name if name.endswith(("yen", "yuan", "won", "naira", "bitcoin")) else plural(name)

@@ -39,6 +39,7 @@ def fold(text: str) -> str:
         return text.translate(QUOTES_AND_DASHES)
     for sign, plain in FRACTION_SIGNS.items():
         text = re.sub(rf"(?<=\d)\s*{sign}", f" {plain}", text).replace(sign, plain)
+    text = re.sub(r"(?<=\d)\s?[\u00c5\u212b](?![A-Za-z])", " angstroms", text)
     text = re.sub(r"(?<=\d)\u2212(?=[\d.])", " - ", text).replace("\u2212", "-")
     text = re.sub(
         rf"(?<=[\w)])[{SUPERSCRIPTS}]+",

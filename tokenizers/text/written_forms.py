@@ -48,15 +48,19 @@ SYMBOLS = {
     "±": "plus or minus", "°": "degrees", "©": "copyright", "§": "section", "<": "less than", ">": "greater than",
     "≤": "at most", "≥": "at least", "≠": "is not", "≈": "about", "→": "to", "√": "square root of", "∞": "infinity", "★": "star",
     "π": "pi", "µ": "micro", "μ": "micro", "$": "dollars", "€": "euros", "£": "pounds", "¥": "yen", "₹": "rupees", "¢": "cents",
+    "₩": "won", "₽": "rubles", "₺": "lira", "₪": "shekels", "₱": "pesos", "₦": "naira", "₿": "bitcoin", "₴": "hryvnias",
     "#": "number", "²": "squared", "³": "cubed",
 }  # fmt: skip
 MONEY = {
     "$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "penny"), "¥": ("yen", ""), "₹": ("rupee", "paisa"),
-    "USD": ("dollar", "cent"), "EUR": ("euro", "cent"), "GBP": ("pound", "penny"), "¢": ("cent", ""),
+    "USD": ("dollar", "cent"), "EUR": ("euro", "cent"), "GBP": ("pound", "penny"), "¢": ("cent", ""), "CAD": ("dollar", "cent"),
+    "AUD": ("dollar", "cent"), "JPY": ("yen", ""), "CNY": ("yuan", ""), "CHF": ("swiss franc", ""), "INR": ("rupee", "paisa"),
+    "₩": ("won", ""), "₽": ("ruble", ""), "₺": ("lira", ""), "₪": ("shekel", ""), "₱": ("peso", ""), "₦": ("naira", ""),
+    "₿": ("bitcoin", ""), "₴": ("hryvnia", ""),
 }  # fmt: skip
 CURRENCY_PREFIXES = {
     "US": "U S", "USD": "U S", "C": "canadian", "CA": "canadian", "A": "australian", "AU": "australian",
-    "NZ": "new zealand", "HK": "hong kong",
+    "CAD": "canadian", "AUD": "australian", "S": "singapore", "NZ": "new zealand", "HK": "hong kong",
 }  # fmt: skip
 MONEY_SCALES = {
     "k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn": "million", "b": "billion", "B": "billion",
@@ -81,7 +85,7 @@ UNITS = {
     "GW": "gigawatt", "TWh": "terawatt hour", "MWh": "megawatt hour", "Wh": "watt hour", "mAh": "milliamp hour", "PB": "petabyte",
     "THz": "terahertz", "ns": "nanosecond", "bps": "bit per second", "bpm": "beat per minute", "ppm": "part per million",
     "kJ": "kilojoule", "MJ": "megajoule", "kn": "knot", "MP": "megapixel", "fl oz": "fluid ounce", "yr": "year", "yrs": "year",
-    "wk": "week", "mo": "month",
+    "wk": "week", "mo": "month", "\u03a9": "ohm", "k\u03a9": "kilohm", "M\u03a9": "megohm",
 }  # fmt: skip
 # Units that are written with a point as well: "6 ft. wide".
 WITH_POINT = frozenset("ft in lb lbs oz hr hrs min mins sec yd mi tsp tbsp qt pt gal yr yrs wk mo".split())
@@ -99,7 +103,7 @@ COUNTED = (
 )
 # After these an amount is an adjective even without an article: "16 oz. bottle", "60W bulb".
 MEASURED_THINGS = frozenset(
-    "bag bags bottle bottles bulb bulbs can cans box boxes jar jars steak steaks battery batteries motor engine run race walk hike radius "
+    "dash sprint relay freestyle butterfly hurdles bag bags bottle bottles bulb bulbs can cans box boxes jar jars steak steaks battery batteries motor engine run race walk hike radius "
     "screen screens monitor monitors cable cables charger adapter wall fence ladder board boards pipe pipes rope tank tanks pizza pack "
     "timer warranty loan limit zone diameter outlet laptop phone drive drives memory dress waist lens speaker speakers".split()
 )
@@ -137,12 +141,17 @@ NEEDS_MORE = frozenset("Sec Est Mon Sun Sat Mar Fri Co Rep est Hon Gen Fr max mi
 BEFORE_NUMBERS = {  # "No. 5", "Fig. 2", "Vol. IV"
     "[Nn]o": "number", "[Nn]os": "numbers", "[Ff]ig": "figure", "[Ff]igs": "figures", "[Ee]q": "equation", "[Ee]qs": "equations",
     "[Vv]ol": "volume", "[Vv]ols": "volumes", "[Cc]h": "chapter", "[Ss]ec": "section", "[Aa]rt": "article", "[Aa]pt": "apartment",
-    "pp": "pages", "p": "page", "[Ee]xt": "extension", "[Rr]ef": "reference", "[Ee]d": "edition", "[Rr]m": "room",
+    "pp": "pages", "p": "page", "pg": "page", "pgs": "pages", "[Ee]xt": "extension", "[Rr]ef": "reference", "[Ee]d": "edition", "[Rr]m": "room",
 }  # fmt: skip
 _PHRASES = {
     r"WW(?:I|1)": "world war one",
     r"WW(?:II|2)": "world war two",
     r"Ctrl": "control",
+    r"[Nn]o\.(?= of)": "number",
+    r"B\.?Sc\.?": "B S C",
+    r"M\.?Sc\.?": "M S C",
+    r"iPhone X": "iphone ten",
+    r"(?:Mac )?OS X": "mac O S ten",
     r"e\.\s?g\.?,?": "for example",
     r"i\.\s?e\.?,?": "that is",
     r"et al\.": "et al",
@@ -172,7 +181,7 @@ KINGS = (
     "Francis|Haakon|Gustav|Carl|Tsar|Emperor|Prince|Wilhelm|Ludwig|Thutmose|Amenhotep|Edgar|Robert"
 )
 GIVEN_NAMES = frozenset(
-    "John James William Robert Michael David Richard Joseph Thomas Charles Henry George Edward Frank Walter Arthur Albert Harold Paul "
+    "Will Bob Tom Jim Joe Bill Sam John James William Robert Michael David Richard Joseph Thomas Charles Henry George Edward Frank Walter Arthur Albert Harold Paul "
     "Peter Daniel Samuel Benjamin Alexander Anthony Andrew Christopher Matthew Mark Steven Kenneth Kevin Brian Ronald Donald Timothy "
     "Jeffrey Gary Scott Eric Stephen Larry Raymond Jack Dennis Jerry Tyler Aaron Adam Nathan Thurston Martin Philip Patrick Howard".split()
 )

@@ -14,7 +14,7 @@ IN_NOTE = 6  # means that a line on the screen has room for
 class MetricsLog:
     """Writes a line every `every` steps, of means since the line before; lines after `step` are of a run that died.
 
-    note: the last line in words; seconds_a_step: its steps' mean duration, 0 before the first.
+    note: the last line in words.
     """
 
     def __init__(self, folder: Path, step: int, every: int, peak: float = 0.0):
@@ -27,7 +27,7 @@ class MetricsLog:
         self.path.write_text("".join(json.dumps(row) + "\n" for row in old if row["step"] <= step), encoding="utf-8")
         self.writer = SummaryWriter(str(folder / "logs"), purge_step=step + 1)
         self.values: dict[str, list[float]] = defaultdict(list)
-        self.tokens = self.flops = self.seconds = self.seconds_a_step = 0.0
+        self.tokens = self.flops = self.seconds = 0.0
         self.steps = 0
         self.note = ""
 
@@ -49,10 +49,10 @@ class MetricsLog:
 
     def _write_means(self, step: int) -> None:
         means = {name: sum(values) / len(values) for name, values in self.values.items()}
-        self.seconds_a_step = self.seconds / self.steps
-        speed = {"seconds_per_step": self.seconds_a_step}
+        seconds = self.seconds / self.steps
+        speed = {"seconds_per_step": seconds}
         words = [f"{name} {value:.3f}" for name, value in list(means.items())[:IN_NOTE]]
-        words.append(f"{self.seconds_a_step:.2f} s a step")
+        words.append(f"{seconds:.2f} s a step")
         if self.tokens:
             speed["tokens_per_second"] = self.tokens / self.seconds
             words.append(f"{speed['tokens_per_second']:,.0f} tokens/s")

@@ -46,15 +46,6 @@ class Clock:
         in_steps = step / self.steps if self.steps is not None else 0.0
         return max(in_steps, self.elapsed() / (60 * self.minutes) if self.minutes is not None else 0.0)
 
-    def left(self, step: int, seconds_a_step: float) -> float:
-        """Seconds that the rest of the run will take."""
-        limits = []
-        if self.steps is not None:
-            limits.append(seconds_a_step * (self.steps - step))
-        if self.minutes is not None:
-            limits.append(60 * self.minutes - self.elapsed())
-        return max(0.0, min(limits))
-
 
 class WeightAverage:
     """Exponential moving average of a model's floating-point state; buffers that are learned elsewhere are copied."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from solfa.core.errors import UserError
 from solfa.core.metrics_log import MetricsLog
-from solfa.core.progress import Progress, clock
+from solfa.core.progress import Progress
 from solfa.core.training import Clock, WeightAverage
 from solfa.core.training_state import (
     FACTS,
@@ -235,8 +235,7 @@ class TrainingLoop:
             bar.say(f"step {number}: {metrics['event']} ({shown({k: v for k, v in metrics.items() if k != 'event'})})")
         if measured:
             bar.say(f"step {number}: {shown(measured)}")
-        left = clock(self.clock.left(self.step, log.seconds_a_step or seconds))
-        note = f"step {self.step}, {left} left"
+        note = f"step {self.step}"
         bar.advance(round(100 * min(1.0, progress), 1) - bar.done, f"{note}, {log.note}" if log.note else note)
         return progress
 

@@ -18,13 +18,11 @@ def test_a_clock_counts_steps_or_minutes_whichever_comes_first(monkeypatch: pyte
     monkeypatch.setattr(training.time, "monotonic", lambda: now)
     steps, minutes, both = Clock(8, None), Clock(None, 2.0, elapsed=30.0), Clock(8, 2.0, elapsed=30.0)
     assert [steps.progress(n) for n in (0, 2, 8)] == [0, 0.25, 1]
-    assert (minutes.progress(5), minutes.left(5, 1.0)) == (0.25, 90)
+    assert minutes.progress(5) == 0.25
     assert [both.progress(n) for n in (0, 2, 4, 8)] == [0.25, 0.25, 0.5, 1], "the steps end it"
-    assert (both.left(4, 1.0), both.left(4, 100.0)) == (4, 90)
     now = 190.0
-    assert (minutes.progress(5), minutes.elapsed(), minutes.left(5, 1.0)) == (1, 120, 0)
+    assert (minutes.progress(5), minutes.elapsed()) == (1, 120)
     assert both.progress(1) == 1, "the minutes end it"
-    assert steps.left(6, 1.5) == 3
 
 
 def trained(steps: int) -> tuple[nn.Sequential, torch.optim.Optimizer, WeightAverage]:

@@ -82,8 +82,10 @@ def _blocks(codec: Codec, recording: Recording | Packed, pause: Callable[[], Non
     try:
         decoder = codec.stream_decoder()
     except UserError:  # this codec decodes nothing but wholes
-        packed = isinstance(recording, Packed)
-        codes = next(recording.blocks([recording.frames], pause)) if packed else recording.codes
+        if isinstance(recording, Packed):
+            codes = next(recording.blocks([recording.frames], pause))
+        else:
+            codes = recording.codes
         yield codec.decode(codec.check_codes(codes[None]))[0].cpu().numpy()
         return
     for piece in _pieces(decoder, recording, pause):  # those of `decode`, for the very same samples

@@ -24,7 +24,9 @@ def output_path(text: str) -> Path:
     return Path(text)
 
 
-CodecOption = Annotated[str | None, typer.Option(help="A bundled name, a folder, or hf:owner/name.", show_default="bundled")]
+CodecOption = Annotated[
+    str | None, typer.Option(help="A bundled name, a folder, or hf:owner/name.", show_default="bundled")
+]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that decode and resample audio files.")]
 BatchOption = Annotated[
     float | None,

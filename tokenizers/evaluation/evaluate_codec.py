@@ -166,7 +166,9 @@ def evaluate(
     references: Annotated[
         list[str] | None, typer.Argument(help="Folders, globs, files or manifests of recordings.", show_default=False)
     ] = None,
-    codec: Annotated[str | None, typer.Option(help="Audio tokenizer: a bundled name, a folder, or hf:owner/name.")] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="Audio tokenizer: a bundled name, a folder, or hf:owner/name.")
+    ] = None,
     books: Annotated[
         str,
         typer.Option(help="Numbers of books (codebooks, n_q) to measure, with commas.", show_default="1,2,4,8,...,all"),

@@ -37,7 +37,7 @@ whatsapp: w ah1 t s ae p; elon: iy1 l aa n; llama: l aa1 m ax; bezos: b ey1 z ow
 buttigieg: b uw1 t ih jh eh jh; erdogan: eh1 r d ow aa n; modi: m ow1 d iy; macron: m aa k r ow1 n; merkel: m eh1 r k ax l
 scholz: sh ow1 l t s; kamala: k aa1 m ax l ax; pelosi: p ax l ow1 s iy; quinoa: k iy1 n w aa; acai: aa s aa iy1
 gnocchi: n y ow1 k iy; bruschetta: b r uw s k eh1 t ax; croissant: k r ax s aa1 n t; croissants: k r ax s aa1 n t s
-charcuterie: sh aa r k uw1 t er iy; pho: f ah1; gyro: y ih1 r ow; gyros: y ih1 r ow z; prosciutto: p r ow sh uw1 t ow
+charcuterie: sh aa r k uw1 t er iy; pho: f ah1; prosciutto: p r ow sh uw1 t ow
 paella: p aa ey1 y ax; jalapeno: hh aa l ax p ey1 n y ow; jalapenos: hh aa l ax p ey1 n y ow z; tortilla: t ao r t iy1 y ax
 tortillas: t ao r t iy1 y ax z; quesadilla: k ey s ax d iy1 y ax; quesadillas: k ey s ax d iy1 y ax z
 guacamole: g w aa k ax m ow1 l iy; worcestershire: w uh1 s t er sh er; rendezvous: r aa1 n d ey v uw; faux: f ow1; vu: v uw1

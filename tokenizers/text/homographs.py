@@ -86,11 +86,13 @@ RULES: dict[str, list[tuple[str, str]]] = {
         (r"\b(?:stay|stays|stayed|staying|come|comes|came|coming|get|gets|got|getting|so|too|very|how|as|pretty|fairly|really|sit|sat|stand|stood|keep|kept|hold|held|live|lived|bring|drew|draw|lie|lay|move|moved|up|quite|extremely|dangerously|this|that|a|remained?|are|is|was|were|be|been|am|i'm|it's|we're|they're|became|become) _\b", _NEAR),
         (rf"\b{_MODAL} {_ADVERB}_\b", _SHUT),
         (r"_ (?:friends?|calls?|relatives?|relations?|relationships?|together|enough|attention|range|quarters|ties|look|watch|second|behind|proximity|family|contact|race|games?|by|to|combat|encounters?|up of|ups?|cousins?|allies|ally|knit|shave)\b", _NEAR),
-        (r"^_|_ (?:at|down|out|early|tomorrow|today|on|when|for|the|your|its|his|her|their|my|our|it|them|this|that|off|up|in|and open)\b|\b(?:and|then|open and|we|they|you|i|stores|shops|banks|schools|offices) _\b", _SHUT),
+        (r"^_|_ (?:at|down|out|early|tomorrow|today|when|for|the|your|its|his|her|their|my|our|it|them|this|that|off|and open|all|every)\b|\b(?:then|open and|we|they|you|i|stores|shops|banks|schools|offices) _\b", _SHUT),
         (r"_", _NEAR),
     ],
     "bow": [
         (r"_ (?:and (?:an )?arrows?|ties?|hunt\w*|strings?|legged|saw|in (?:her|his|your|my) hair|on (?:the|a|top))\b", _KNOT),
+        (r"\b(?:shot|shoots?|hunts?|hunted|armed|played?)\b.* with (?:a|his|her|the) _\b", _KNOT),
+        (r"\bwith (?:a|an|the|his|her) (?:\w+ ){0,2}_$", _BEND),
         (r"\b(?:violin|cello|fiddle|hair|ribbon|pink|red|blue|white|yellow|silk|long|cross|archer's|hunter's|hunting|compound|wooden|tied (?:in|into|with) a|in a|drew (?:his|her|the|a)|draw (?:his|her|the|your|a)|arrows? and) _\b", _KNOT),
         (r"\b(?:take|takes|took|taking|taken|made|make|makes|gave|give|deep|low|little|polite|final|formal) (?:an? |his |her )?(?:deep |low |little |polite |final )?_\b", _BEND),
         (rf"\b{_MODAL} {_ADVERB}_\b|_ (?:to|down|before|out|your|his|her|their|our|my|of the (?:ship|boat)|and stern|and curtsy)\b|\b(?:ship's|boat's|they|we|i|you|the) _\b", _BEND),
@@ -107,7 +109,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
     ],
     "used": [
         (r"\b(?:is|are|was|were|be|been|being|it's|they're|tools?|methods?|techniques?|processes|process|terms?|words?|materials?|software|money|data|energy|systems?|code|instruments?|devices?|equipment|language|commonly|often|widely|sometimes|also|mainly|usually|once|then|being) _ to (?!it\b|this\b|that\b|the\b|being\b|doing\b|having\b|him\b|her\b|them\b|me\b|my\b|your\b|\w+ing\b)", "y uw1 z d"),
-        (r"\b(?:i|you|he|she|it|they|we) _ to (?:the|a)\b", "y uw1 z d"),
+        (rf"\b(?:i|you|he|she|it|they|we) _ to (?:the|a)\b|\b{_HAVE} _ to (?!the\b|it\b|this\b|that\b)", "y uw1 z d"),
         (r"_ to\b", "y uw1 s t"),
     ],
     "wind": [
@@ -125,7 +127,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
     ],
     "tear": [
         (r"_ (?:up|apart|down|off|out|open|it|them|away|through|along|the|your|his|her|into|in (?:the|my|his|her|your|their|a)(?! eyes?\b))\b|\b(?:wear and|muscle|ligament|a small) _\b", "t eh1 r"),
-        (rf"\b{_MODAL} {_ADVERB}_\b", "t eh1 r"),
+        (rf"\b{_MODAL} {_ADVERB}_\b|\b(?:i|you|we|they) _\b|^_ ", "t eh1 r"),
         (r"_", "t ih1 r"),
     ],
     "tears": [
@@ -199,8 +201,16 @@ def is_verb(words: list[str], at: int) -> bool:
         at_before -= 1  # "to fully record"
     before = words[at_before] if at else ""
     after = words[at + 1] if at + 1 < len(words) else ""
-    if at and at_before <= 2 and after != "of" and PLURAL.fullmatch(before) and before not in NO_SUBJECTS:
-        return not words[at].endswith("s")  # "prices increase every year"
-    if words[at].endswith("s") and not words[at].endswith("ss"):
+    singular = words[at].endswith("s") and not words[at].endswith("ss")
+    if (
+        at
+        and at_before <= 2
+        and after != "of"
+        and PLURAL.fullmatch(before)
+        and before not in NO_SUBJECTS
+        and not singular
+    ):
+        return True  # "prices increase every year"
+    if singular:
         return before in THIRD_PERSON or after in OBJECTS and before not in NOUN_AFTER
     return before in VERB_AFTER or after in OBJECTS and before not in NOUN_AFTER

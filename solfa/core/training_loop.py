@@ -174,6 +174,7 @@ class TrainingLoop:
         self.found = find_state(self.out / "state")
         if self.found:
             check_settings(self.out, self._fact(read_facts(self.found), "settings"), self.settings)
+        self.accelerator.wait_for_everyone()  # nobody writes a state before all have looked for one
         set_seed(recipe.seed)  # the same weights in every process
 
     def check_data(self, digest: str) -> None:
@@ -196,7 +197,7 @@ class TrainingLoop:
 
         Raises: KeyboardInterrupt after Ctrl-C or SIGTERM, when the step is done and the state saved.
         """
-        if self.restore(task):
+        if self.found and self.restore(task):
             self.print(f"continuing at step {self.step}")
         else:
             self.save(task)

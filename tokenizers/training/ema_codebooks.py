@@ -79,14 +79,17 @@ class EMAResidualVQ(nn.Module):
             self.replace_dead_codes(book, counts, x)
 
     def replace_dead_codes(self, book: Tensor, counts: Tensor, x: Tensor) -> None:
-        """Codes with too few uses become random ones of this step's vectors: x (N, dim) of this process."""
-        mean_use = processes() * len(x) / len(book)
-        dead = counts < self.dead_below * mean_use
+        """Codes with too few uses become random ones of this step's vectors: x (N, dim) of this process.
+
+        They get the fewest uses that a living code has, so that one that is not used at once is replaced again.
+        """
+        fewest = self.dead_below * processes() * len(x) / len(book)
+        dead = counts < fewest
         if dead.any():  # in every process or in none, since the counts are equal
             everything = all_gather(x)
             picks = torch.randint(len(everything), (int(dead.sum()),), device=x.device)
             book[dead] = everything[broadcast(picks)]
-            counts[dead] = mean_use
+            counts[dead] = fewest
 
     @torch.no_grad()
     def kmeans_init(self, x: Tensor, per_step: int | None = None, iterations: int = 12) -> None:

@@ -35,14 +35,11 @@ FRACTION_SIGNS = {
 SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"
 # Inline tags: `[pause]` is a pause, the others are sounds that nothing here makes yet; they are never read aloud.
 TAGS = (
-    (
-        "pause laughs? laughing laughter chuckles? giggles? sighs? gasps? coughs? sniffs? sobs? cries crying yawns? groans? "
-        "breath breathes breathing inhales? exhales? whispers? whispering shouts? shouting screams? sings? singing hums? humming "
-        "clears?[ _-]throat silence music applause noise"
-    )
-    .replace("[ _-]", "[_-]")
-    .split()
-)
+    r"pause laughs? laughing laughter chuckles? giggles? sighs? gasps? coughs? sniffs? sobs? cries crying yawns? groans? "
+    r"breath breathes breathing inhales? exhales? whispers? whispering shouts? shouting screams? sings? singing hums? humming "
+    r"clears?[\s_-]throat (?:long|short)[\s_-]pause silence beat music applause noise "
+    r"angry happy sad excited calm serious sarcastic nervous surprised curious tired softly slowly"
+).split()
 SYMBOLS = {
     "&": "and", "%": "percent", "‰": "per mille", "+": "plus", "=": "equals", "@": "at", "×": "times", "÷": "divided by",
     "±": "plus or minus", "°": "degrees", "©": "copyright", "§": "section", "<": "less than", ">": "greater than",

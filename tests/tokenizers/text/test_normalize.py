@@ -121,6 +121,18 @@ def test_unknown_tags_are_named():
     assert unknown_tags("[pause] a [Laugh] b [12] [sigh]") == ["laugh", "sigh"]
 
 
+@pytest.mark.parametrize("tag", ["laugh", "LAUGHS", "clears throat", "sigh", "excited", " whispering "])
+def test_tags_are_not_read(tag):
+    assert normalize(f"Hello [{tag}] there.") == "hello there."
+    assert not speakable(f"[{tag}]") and unknown_tags(f"[{tag}]") == [tag.strip().lower()]
+
+
+@pytest.mark.parametrize("words", ["sic", "his wife", "Oswald", "see below", "5 men"])
+def test_other_brackets_are_read(words):
+    assert normalize(f"Then he [{words}] left.") == f"then he, {words.lower().replace('5', 'five')}, left."
+    assert speakable(f"[{words}]") and unknown_tags(f"[{words}]") == []
+
+
 # floods
 
 NINES = " ".join(["nine"] * 5000)

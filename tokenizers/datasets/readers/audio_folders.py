@@ -51,9 +51,11 @@ class LooseFiles:
             self._notes.tables(folder)
 
     def names(self) -> Iterator[str]:
+        """Ids, in the order of `clips`."""
         return map(self._name, self._files)
 
     def clips(self) -> Iterator[Clip]:
+        """The files, each with what lies beside it."""
         for name in self._files:
             yield Clip(self._name(name), self._root / name, self._notes.row(name))
 
@@ -254,6 +256,7 @@ class LJSpeech(Table):
 
 
 def first_line(path: Path) -> str:
+    """Of a table, without its end.  Raises: UserError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.readline(1 << 16).decode("utf-8-sig", "replace").rstrip("\r\n")

@@ -4,6 +4,7 @@ Memory does not grow with the rows: of each clip only eight bytes stay, a digest
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from solfa.core.errors import UserError
+from solfa.tokenizers.audio.audio_file import Audio, read_audio
 
 LONGEST_NAME = 200  # bytes of a path component; file systems allow 255, and a suffix and `.writing-...` come on top
 LONGEST_ID = 1000  # bytes
@@ -44,6 +46,39 @@ class Clip:
     data: Callable[[], bytes] | None = None
     span: tuple[float, float] | None = None
 
+    def read(self, sample_rate: int | None = None) -> Audio:
+        """Its sound, mono, at `sample_rate` in Hz (None: its own).
+
+        Raises: BadAudio, a UserError with the reason in one sentence, for a clip that is missing, unreadable, damaged, cut off or
+        empty, or that holds NaN.
+        """
+        return read_audio(self.path, sample_rate, self.data() if self.data else None, self.span)
+
+    @property
+    def speaker(self) -> str | None:
+        """Who speaks, where the source tells it."""
+        return _word(self.row.get("speaker"))
+
+    @property
+    def text(self) -> str | None:
+        """What is said, where the source tells it."""
+        return _word(self.row.get("text"))
+
+    @property
+    def seconds(self) -> float | None:
+        """Length by the source's metadata, which may be wrong; None where they do not tell it."""
+        if self.span is not None:
+            return self.span[1]
+        try:
+            seconds = float(self.row["duration"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return seconds if 0 < seconds < math.inf else None
+
+
+def _word(value: object) -> str | None:
+    return None if value is None or value == "" else str(value)
+
 
 class Part(Protocol):
     """Something that holds clips; their ids need be neither unique nor safe yet."""
@@ -51,7 +86,8 @@ class Part(Protocol):
     def names(self) -> Iterator[str]:
         """The ids in the order of `clips`, by the cheapest way to have them."""
 
-    def clips(self) -> Iterator[Clip]: ...
+    def clips(self) -> Iterator[Clip]:
+        """The clips, always in the same order."""
 
 
 class Corpus:
@@ -116,6 +152,7 @@ class Names:
         return at < len(self) and bool(self._digests[at] == wanted)
 
     def repeats(self, name: str) -> bool:
+        """Whether it occurs more than once."""
         return bool(self._repeated) and digest(name) in self._repeated
 
 

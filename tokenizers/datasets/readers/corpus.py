@@ -1,7 +1,10 @@
 """Corpora: what a source names (folder, glob, file, manifest, tar shards, Hugging Face data set), as clips.
 
-A folder is all that it holds: loose audio (layouts.py), .tar shards (archives.py), and Arrow or Parquet files with
+A folder is all that it holds: loose audio (audio_folders.py), .tar shards (webdataset.py), and Arrow or Parquet files with
 audio inside (hf_datasets.py).  Nothing here opens audio: a clip that is missing or damaged shows when it is decoded.
+
+`read_corpus` is the one reader, of every layout in `docs/datasets.md`, for `tokenize`, the trainers and evaluations alike.  It yields
+`Clip`s: `id`, `read()` for the sound, and where they are known `speaker`, `text` and `seconds`.
 """
 
 import glob
@@ -114,7 +117,7 @@ def _walk(root: Path, folder: str, exclude: Path | None, above: tuple[str, ...] 
         if os.path.isdir(entry.path) if linked else entry.is_dir():
             yield from _walk(root, f"{folder}{entry.name}/", exclude, (*above, real))
         elif linked or entry.is_file() or os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES:
-            yield folder + entry.name  # broken links and pipes as well: who opens them tells what is wrong
+            yield folder + entry.name  # broken links and pipes as well: opening them shows what is wrong
 
 
 def _matching(pattern: str, root: Path, exclude: Path | None) -> list[str]:

@@ -55,6 +55,7 @@ class Columns(NamedTuple):
         return cls(audio, embedded, others, labels)
 
     def rows(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+        """What rows hold beside their audio, as JSON values; classes by their names."""
         rows = batch.select([name for name in self.others if name in batch.schema.names]).to_pylist()
         odd = [field.name for field in batch.schema if field.name in self.others and not _plain(field.type)]
         for row in rows:
@@ -73,13 +74,15 @@ class AudioTable:
         self._path, self._columns, self._prefix, self._split = path, columns, prefix, split
 
     def names(self) -> Iterator[str]:
+        """Ids, in the order of `clips`."""
         return (clip.id for clip in self.clips())
 
     def clips(self) -> Iterator[Clip]:
+        """A clip for each row."""
         raise NotImplementedError
 
     def _clip(self, row: dict[str, Any], number: int, audio: str | None, data: Any) -> Clip:
-        """`audio`: the path that the row tells; `data`: of an embedded one, gives its bytes."""
+        """`audio`: the path that the row holds; `data`: of an embedded one, gives its bytes."""
         name, path = f"{self._path.stem}/{number:08}", self._path / f"{number:08}"
         if audio and data is not None:
             name, path = PurePosixPath(audio).stem, self._path / PurePosixPath(audio).name
@@ -109,6 +112,7 @@ class ArrowTable(AudioTable):
         return None if columns is None else cls(path, columns, prefix, _split_of(path))
 
     def clips(self) -> Iterator[Clip]:
+        """A clip for each row, in the order of the file."""
         number = 0
         with reading(self._path), pa.memory_map(str(self._path)) as file:
             whole = file.read_buffer()
@@ -154,9 +158,11 @@ class ParquetTable(AudioTable):
 
     @property
     def embedded(self) -> bool:
+        """Whether the audio is in the file, not only its name."""
         return self._columns.embedded
 
     def clips(self) -> Iterator[Clip]:
+        """A clip for each row, in the order of the file."""
         columns, number = self._columns, 0
         with reading(self._path), pq.ParquetFile(self._path) as file:
             leaves = {file.schema.column(i).path for i in range(len(file.schema.names))}

@@ -37,6 +37,7 @@ class Table:
 
     @property
     def common_voice(self) -> bool:
+        """Whether it has the columns of Common Voice."""
         return {"client_id", "path", "sentence"} <= set(self.columns)
 
     def rows(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -158,6 +159,7 @@ class Manifest:
         self._column = ""
 
     def names(self) -> Iterator[str]:
+        """Ids, in the order of `clips`.  Raises: UserError for a row that names no audio, or no part of it that can be."""
         path = self._table.path
         for line, _, row in self._table.rows():
             self._column = self._column or next((name for name in AUDIO_COLUMNS if name in row), "")
@@ -178,6 +180,7 @@ class Manifest:
             raise UserError(f"manifest {path} holds no rows")
 
     def clips(self) -> Iterator[Clip]:
+        """A clip for each row."""
         for _, _, row in self._table.rows():
             yield listed(row, self._column, self._folder)
 

@@ -29,6 +29,7 @@ class Member(NamedTuple):
 
     @property
     def is_audio(self) -> bool:
+        """By its extension."""
         return f".{self.kind.rpartition('.')[2]}" in AUDIO_SUFFIXES
 
 
@@ -43,9 +44,11 @@ class TarShard:
         self._path, self._prefix = path, prefix
 
     def names(self) -> Iterator[str]:
+        """Ids, in the order of `clips`."""
         return (clip.id for clip in self.clips())
 
     def clips(self) -> Iterator[Clip]:
+        """A clip for each audio file; of samples with several, the extension is in the id."""
         for key, group in groupby(members(self._path), lambda member: member.key):
             sample = list(group)
             audio = [member for member in sample if member.is_audio]

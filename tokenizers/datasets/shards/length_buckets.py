@@ -1,4 +1,4 @@
-"""Batches of like length for training on tokens: who is in which batch, and how a batch is padded.
+"""Batches of like length for training on tokens: which row is in which batch, and how a batch is padded.
 
 Nothing here reads tokens; `TokenDataset.frames()` gives the lengths.
 """
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-SPREAD = 0.05  # lengths are blurred by so much before they are sorted, so that epochs differ in who meets whom
+SPREAD = 0.05  # lengths are multiplied by 1 plus or minus so much before they are sorted, so that batches differ between epochs
 
 
 class LengthBuckets(Sampler[list[int]]):

@@ -111,9 +111,11 @@ class ParquetShards:
         self._schema: pa.Schema | None = None
 
     def files(self) -> list[Path]:
+        """As in `Format`."""
         return sorted((self.folder / DATA).glob("tokens-*.parquet"))
 
     def write(self, rows: list[dict[str, Any]], part: str, instead: Path | None = None) -> list[Path]:
+        """As in `Format`."""
         if self._schema is None or instead is not None:
             with FolderLock(self.folder / MERGING):  # of several processes that begin together, one sets the schema
                 others = [path for path in self.files() if path != instead]
@@ -131,6 +133,7 @@ class ParquetShards:
         return [path]
 
     def read(self, path: Path, columns: list[str]) -> tuple[Header, list[dict[str, Any]]]:
+        """As in `Format`."""
         header = read_header(path)
         try:
             there = pq.read_schema(path).names
@@ -142,6 +145,7 @@ class ParquetShards:
         return header, [{name: row.get(name) for name in columns} for row in rows]
 
     def read_all(self, path: Path) -> list[dict[str, Any]]:
+        """As in `Format`."""
         from solfa.tokenizers.datasets.shards.token_dataset import TokenDataset  # which reads what this module writes
 
         return [{**row, "codes": row["codes"].numpy()} for row in TokenDataset(self.folder, shards=[path])]
@@ -157,9 +161,11 @@ class WebDatasetShards:
         self.folder, self.header = folder, header
 
     def files(self) -> list[Path]:
+        """As in `Format`."""
         return sorted((self.folder / DATA).glob("tokens-*.tar"))
 
     def write(self, rows: list[dict[str, Any]], part: str, instead: Path | None = None) -> list[Path]:
+        """As in `Format`."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for row in rows:
@@ -176,11 +182,13 @@ class WebDatasetShards:
         return [path]
 
     def read(self, path: Path, columns: list[str]) -> tuple[Header, list[dict[str, Any]]]:
+        """As in `Format`."""
         found = self._rows(path)
         header = Header.loads(json.dumps(found[0].get("solfa")), path)
         return header, [{name: row.get(name) for name in columns} for row in found]
 
     def read_all(self, path: Path) -> list[dict[str, Any]]:
+        """As in `Format`."""
         rows = self._rows(path)
         try:
             with tarfile.open(path, "r:") as tar:
@@ -214,9 +222,12 @@ class NpzClips:
         self.folder, self.header = folder, header
 
     def files(self) -> list[Path]:
+        """As in `Format`."""
         return sorted((self.folder / DATA).rglob("*.npz"))
 
     def write(self, rows: list[dict[str, Any]], part: str, instead: Path | None = None) -> list[Path]:
+        """As in `Format`."""
+
         def write(row: dict[str, Any]) -> Path:
             path = self.folder / DATA / f"{row['id']}.npz"
             buffer = io.BytesIO()
@@ -228,6 +239,7 @@ class NpzClips:
             return list(pool.map(write, rows))
 
     def read(self, path: Path, columns: list[str]) -> tuple[Header, list[dict[str, Any]]]:
+        """As in `Format`."""
         try:
             with np.load(path) as arrays:
                 row = dict(json.loads(str(arrays["metadata"])))
@@ -238,6 +250,7 @@ class NpzClips:
         return Header.loads(json.dumps(row.get("solfa")), path), [{name: row.get(name) for name in columns}]
 
     def read_all(self, path: Path) -> list[dict[str, Any]]:
+        """As in `Format`."""
         return []  # a file is a clip, and never grows
 
 

@@ -34,6 +34,7 @@ def save_plot(path: Path, statistics: TokenStatistics, title: str) -> None:
 
 
 def draw(statistics: TokenStatistics, title: str) -> Figure:
+    """Four panels, or three where no speaker is named."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.05)
     figure = Figure(figsize=(12, 7.4), layout=layout, facecolor="white")
     figure.suptitle(title, x=0.012, ha="left", color=INK, fontsize=13, fontweight="bold", parse_math=False)

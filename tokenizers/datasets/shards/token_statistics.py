@@ -53,14 +53,17 @@ class TokenStatistics:
 
     @property
     def rows(self) -> int:
+        """Those that could be read."""
         return len(self.durations)
 
     @property
     def seconds(self) -> float:
+        """Of all of them."""
         return float(self.durations.sum(dtype=np.float64))
 
     @property
     def frames(self) -> int:
+        """Of all of them."""
         return int(self.counts[0].sum())
 
     @property
@@ -166,6 +169,7 @@ class _Counter:
             self.flush()
 
     def flush(self) -> None:
+        """Count what waits."""
         if self._waiting:
             self.counts += np.bincount(np.concatenate(self._waiting), minlength=self.counts.size).reshape(
                 self.counts.shape

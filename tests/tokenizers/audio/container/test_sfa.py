@@ -12,7 +12,7 @@ from solfa.core.errors import UserError
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.container import sfa as container
 from solfa.tokenizers.audio.container.prior import LearnedPrior
-from solfa.tokenizers.audio.container.sfa import FIELDS, Recording, pack, read_sfa, unpack, write_sfa
+from solfa.tokenizers.audio.container.sfa import FIELDS, Recording, pack, read_header, read_sfa, unpack, write_sfa
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 
 # Files of version 1, as hex digits: those out there have to stay readable.
@@ -181,3 +181,40 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(container, "MAX_BYTES", size - 1)
     with pytest.raises(UserError, match="too large"):
         read_sfa(tmp_path / "a.sfa", Squares())
+
+
+def constant(seconds: int, books: int = 3) -> bytes:
+    """What only silence makes: one code all through."""
+    return pack(Squares(), Recording(torch.zeros(books, 50 * seconds, dtype=torch.int64), 8_000 * seconds, 8_000))
+
+
+def test_a_length_that_only_silence_could_fill_is_not_believed_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = constant(600), constant(601)
+    assert read_header(short, Squares()).seconds == 600
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "RangeDecoder", None)  # nothing is decoded
+        with pytest.raises(
+            UserError, match=rf"^a\.sfa claims 10:01 of sound in {len(long)} bytes, .*silence.* --max-seconds 601 "
+        ):
+            read_header(long, Squares(), path="a.sfa")
+        with pytest.raises(UserError, match="more than --max-seconds 60: give --max-seconds 600"):
+            read_header(short, Squares(), max_seconds=60)
+        assert read_header(long, Squares(), max_seconds=601).seconds == 601
+    assert read_header(pack(Squares(), recording(50 * 700)), Squares()).seconds > 699  # which is no silence
+
+
+def test_codes_are_unpacked_as_they_are_asked_for() -> None:
+    given = recording(310)
+    packed = read_header(pack(Squares(), given), Squares())
+    calls = []
+    blocks = packed.blocks([100, 100, 110], lambda: calls.append(1))
+    assert torch.equal(next(blocks), given.codes[:, :100])
+    assert len(calls) == 4
+    assert torch.equal(torch.cat(list(blocks), dim=1), given.codes[:, 100:])
+    assert torch.equal(next(packed._replace(take=2).blocks([310])), given.codes[:2])
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(packed.blocks([310], stop))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from solfa.core.errors import UserError
 from solfa.tokenizers.audio.audio_file import encode_audio
 from solfa.tokenizers.audio.codec import Codec
-from solfa.tokenizers.audio.container.sfa import Recording
+from solfa.tokenizers.audio.container.sfa import Recording, pack, read_header
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.audio.resample import Samples, resample, resampled_length
 from solfa.tokenizers.audio.streaming import BLOCK
@@ -47,6 +47,15 @@ def test_a_codec_that_cannot_stream_decodes_wholes(
     monkeypatch.setattr(AudioTokenizer, "stream_decoder", Codec.stream_decoder)
     blocks = list(decode_blocks(tiny_codec, recording))
     assert len(blocks) == 1 and np.array_equal(blocks[0], want)
+
+
+@pytest.mark.parametrize("frames", [1, 2, BLOCK, BLOCK + 1, BLOCK + 2, 2 * BLOCK + 1, 2 * BLOCK + 60])
+def test_packed_codes_give_the_same_blocks(tiny_codec: AudioTokenizer, long_codes: torch.Tensor, frames: int) -> None:
+    whole = Recording(long_codes[:, :frames], frames * 960 - 5, 24_000)
+    packed = read_header(pack(tiny_codec, whole), tiny_codec)
+    check_recording(tiny_codec, packed)
+    for one, other in zip(decode_blocks(tiny_codec, packed), decode_blocks(tiny_codec, whole), strict=True):
+        assert np.array_equal(one, other)
 
 
 @given(samples=st.integers(1, 3000), rate=st.sampled_from([8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000]))

@@ -1,6 +1,7 @@
 """`solfa inspect`: counts that can be checked by hand, damage that is told, rows to see and to hear."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,20 @@ def test_json_is_standard_where_a_number_is_none(tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr().out
     assert "NaN" not in printed
     assert json.loads(printed)["score"] is None
+
+
+def test_playing_without_portaudio_is_one_sentence(
+    tmp_path: Path,
+    tiny_codec: AudioTokenizer,
+    tiny_codec_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    codes = np.random.default_rng(0).integers(0, 32, (4, 5))
+    folder = write(tmp_path / "tokens", [row("a", codes)], header=header_of(tiny_codec, 4))
+    assert run(["inspect", str(folder), "--row", "0", "--play", "--codec", str(tiny_codec_folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install sounddevice" in error and "libportaudio2" in error

@@ -18,6 +18,8 @@ import soundfile
 import torch
 
 from solfa.cli import run
+from solfa.core import progress
+from solfa.tokenizers.audio.container.sfa import Recording, write_sfa
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.datasets.commands.output_journal import JOURNAL
 from solfa.tokenizers.datasets.commands.reconstruct import LEFT_OVER, write_all
@@ -276,3 +278,27 @@ def test_what_cannot_be_written_ends_the_run(
     assert run(words) == 2
     assert "5.wav is a folder" in capsys.readouterr().err
     assert len(contents(tmp_path / "out")) < 40
+
+
+def test_a_small_file_that_claims_hours_is_refused_or_shows_how_far_it_is(
+    tmp_path: Path,
+    tiny_codec: AudioTokenizer,
+    tiny_codec_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = 1200
+    silence = Recording(torch.zeros(4, 25 * seconds, dtype=torch.int64), 24_000 * seconds, 24_000)
+    size = write_sfa(tmp_path / "s" / "giant.sfa", tiny_codec, silence)
+    write_sfa(tmp_path / "s" / "small.sfa", tiny_codec, Recording(silence.codes[:, :50], 48_000, 24_000))
+    assert size < 1500
+    words = ["reconstruct", str(tmp_path / "s"), "-o", str(tmp_path / "w"), "--codec", str(tiny_codec_folder)]
+    assert run(words) == 1
+    out = capsys.readouterr().out
+    assert f"giant.sfa claims 20:00 of sound in {size} bytes" in out and "--max-seconds 1200" in out
+    assert [path.name for path in (tmp_path / "w").glob("*.wav")] == ["small.wav"]
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.2)
+    assert run([*words, "--max-seconds", "1200"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reconstructing: ")]
+    assert any("/1200 s of audio" in line and " left" in line for line in lines[:-1])
+    assert soundfile.info(tmp_path / "w" / "giant.wav").frames == 24_000 * seconds

@@ -7,12 +7,14 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from solfa.core.errors import UserError
-from solfa.tokenizers.audio.audio_file import read_audio
+from solfa.tokenizers.audio.audio_file import BadAudio, read_audio, write_wav
 from solfa.tokenizers.datasets.readers.corpus import Clip, Corpus, read_corpus, safe_id
 
 
@@ -247,3 +249,36 @@ def test_long_names_stay_apart_and_can_be_written(tmp_path: Path) -> None:
     assert first != second
     for name in (first, second, safe_id("/".join(20 * [long]))):
         touch(tmp_path, f"{name}.wav")
+
+
+def test_clips_tell_what_trainers_need(tmp_path: Path) -> None:
+    """LJSpeech and a manifest, as a trainer reads them; what cannot be read has its reason."""
+    x = np.linspace(-0.5, 0.5, 1600).astype(np.float32)
+    (tmp_path / "lj" / "wavs").mkdir(parents=True)
+    for name in ("a", "b"):
+        write_wav(tmp_path / "lj" / "wavs" / f"{name}.wav", x, 16_000)
+    (tmp_path / "lj" / "wavs" / "text.wav").write_text("this is no sound")
+    (tmp_path / "lj" / "wavs" / "empty.wav").write_bytes(b"")
+    soundfile.write(tmp_path / "lj" / "wavs" / "nan.wav", np.full(100, np.nan), 16_000, subtype="FLOAT")
+    (tmp_path / "lj" / "metadata.csv").write_text("a|One.|One.\nb|Two.|Two.\n")
+    rows = [
+        {"audio": "lj/wavs/a.wav", "speaker": 7, "duration": 0.1},
+        {"audio": "lj/wavs/b.wav", "id": "wavs/b", "offset": 0.05, "duration": 0.025, "text": ""},
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clips = {clip.id: clip for clip in read_corpus(tmp_path / "lj")}
+    listed = {clip.id: clip for clip in read_corpus(tmp_path / "m.jsonl")}
+    assert list(clips) == ["wavs/a", "wavs/b", "wavs/empty", "wavs/nan", "wavs/text"]
+
+    def known(clip: Clip) -> tuple[str | None, str | None, float | None]:
+        return clip.speaker, clip.text, clip.seconds
+
+    assert known(clips["wavs/a"]) == (None, "One.", None)
+    assert known(listed["lj/wavs/a"]) == ("7", None, 0.1)
+    assert known(listed["wavs/b"]) == (None, None, 0.025)
+    assert len(clips["wavs/a"].read(24_000).samples) == 2400
+    assert np.array_equal(listed["wavs/b"].read().samples, clips["wavs/b"].read().samples[800:1200])
+    for name, kind in (("wavs/empty", "empty"), ("wavs/nan", "nan"), ("wavs/text", "corrupt")):
+        with pytest.raises(BadAudio) as caught:
+            clips[name].read()
+        assert caught.value.kind == kind

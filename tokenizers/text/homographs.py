@@ -6,6 +6,7 @@ and after.  There is no tagger behind it: a reading that needs the meaning of th
 """
 
 import re
+from functools import cache
 
 # Before these a homograph ("record", "use") is a verb, before or after those a noun or adjective.
 VERB_AFTER = frozenset(
@@ -180,12 +181,17 @@ RULES: dict[str, list[tuple[str, str]]] = {
     "present": [(r"\b(?:be|is|was|are|were|the|a|at|always|ever|not|still|those|my|no) _\b|^_ (?:company|day|tense)\b", "p r eh1 z ax n t")],
     "appropriate": [(r"\b(?:not|be|is|are|was|more|most|as|if|when|where|an|the) _\b", "ax p r ow1 p r iy ax t")],
 }  # fmt: skip
-_COMPILED = {word: [(re.compile(pattern), reading) for pattern, reading in rules] for word, rules in RULES.items()}
+
+
+@cache
+def _rules(word: str) -> list[tuple[re.Pattern[str], str]]:
+    """The rules of a word, compiled when it first comes: all of them would take as long as loading the lexicon."""
+    return [(re.compile(pattern), reading) for pattern, reading in RULES.get(word, ())]
 
 
 def choose(words: list[str], at: int, readings: list[str]) -> str:
     """The phones of `words[at]`, spaces between.  `readings`: the lexicon's, the verb's own one last where it differs."""
-    rules = _COMPILED.get(words[at])
+    rules = _rules(words[at]) if words[at] in RULES else []
     if rules:
         context = " ".join([*words[max(0, at - WINDOW) : at], "_", *words[at + 1 : at + 1 + WINDOW]]).lower()
         for pattern, reading in rules:

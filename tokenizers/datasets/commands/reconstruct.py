@@ -120,6 +120,7 @@ def reconstruct(
     outputs: list[Output] = []
 
     def open_output(clips: int) -> Output:
+        """The output, once it is known how many clips there are."""
         outputs.append(Output(output, source, clips, settings, overwrite))
         return outputs[0]
 

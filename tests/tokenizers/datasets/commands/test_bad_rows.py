@@ -43,7 +43,7 @@ def with_first(folder: Path, codec: AudioTokenizer, **changes: Any) -> Path:
     return folder
 
 
-def lacking(codes: list[list[int]]) -> list[list[int | None]]:
+def lacking(codes: list[list[Any]]) -> list[list[Any]]:
     return [codes[0], [*codes[1][:3], None, *codes[1][4:]], *codes[2:]]
 
 

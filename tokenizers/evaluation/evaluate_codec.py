@@ -117,13 +117,27 @@ def _read_part(codec: Codec, clip: Clip, seconds: float) -> tuple[np.ndarray, in
     return x, audio.source_samples, audio.source_rate
 
 
+Work = list[tuple[str, Callable[[], Sample]]]  # ids, and functions that read what is to be measured
+
+
+def plan_work(codec: Codec, dataset: TokenDataset | None, references: list[str], seconds: float) -> Work:
+    """The clips of the references, or the rows of token shards, whose sources are looked for in the references if given.
+
+    Raises: UserError for references that cannot be read.
+    """
+    clips = [clip for source in references for clip in read_corpus(source)]
+    if dataset is None:
+        return [(clip.id, partial(read_clip, codec, clip, seconds)) for clip in clips]
+    sources = {clip.id: clip for clip in clips} if references else None
+    ids = dataset.column("id")
+    return [(name, partial(read_row, codec, dataset, i, sources, seconds)) for i, name in enumerate(ids)]
+
+
 Results = list[tuple[str, list[Row]]]  # of each clip: its id, and a row for each label
 
 
-def measure_all(
-    work: Sequence[tuple[str, Callable[[], Sample]]], codec: Codec, books: list[int], others: list[Classical]
-) -> tuple[Results, list[str]]:
-    """Measure clips, given as ids and functions that read them.  -> the results, and a sentence for each that failed."""
+def measure_all(work: Work, codec: Codec, books: list[int], others: list[Classical]) -> tuple[Results, list[str]]:
+    """Measure clips.  -> the results, and a sentence for each that failed."""
     results, failed = [], []
     for name, read in track(work, "measuring"):
         try:
@@ -166,9 +180,7 @@ def evaluate(
     references: Annotated[
         list[str] | None, typer.Argument(help="Folders, globs, files or manifests of recordings.", show_default=False)
     ] = None,
-    codec: Annotated[
-        str | None, typer.Option(help="Audio tokenizer: a bundled name, a folder, or hf:owner/name.")
-    ] = None,
+    codec: Annotated[str | None, typer.Option(help="A bundled name, a folder, or hf:owner/name.")] = None,
     books: Annotated[
         str,
         typer.Option(help="Numbers of books (codebooks, n_q) to measure, with commas.", show_default="1,2,4,8,...,all"),
@@ -215,14 +227,7 @@ def evaluate(
     counts = parse_books(books, model.books if dataset is None else dataset.books)
     absent = [sentence for other in others if (sentence := other.missing())]
     others = [other for other in others if not other.missing()]
-    clips = [clip for source in references or [] for clip in read_corpus(source)]
-    work: list[tuple[str, Callable[[], Sample]]]
-    if dataset is None:
-        work = [(clip.id, partial(read_clip, model, clip, seconds)) for clip in clips]
-    else:
-        sources = {clip.id: clip for clip in clips} if references else None
-        ids = dataset.column("id")
-        work = [(name, partial(read_row, model, dataset, i, sources, seconds)) for i, name in enumerate(ids)]
+    work = plan_work(model, dataset, references or [], seconds)
     if limit:
         work = work[:: max(1, len(work) // limit)][:limit]
     results, failed = measure_all(work, model, counts, others)

@@ -100,7 +100,6 @@ def test_sizes_that_the_weights_do_not_have(kind: str, setting: str, value: Any,
     assert last in place
     place[last] = value
     replaced(folder / "config.json", json.dumps(header))
-    began = time.process_time()
     with pytest.raises(UserError) as caught:
         LOADERS[kind](folder)
     assert "\n" not in str(caught.value)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,6 @@ def test_sizes_that_the_weights_do_not_have(kind: str, setting: str, value: Any,
         LOADERS[kind](folder)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
-    assert time.process_time() - began < 4
 
 
 @pytest.mark.parametrize("kind", LOADERS)

@@ -13,7 +13,7 @@ from solfa.cli import run
 from solfa.tokenizers.audio.container.prior import FILE, LearnedPrior, load_prior
 from solfa.tokenizers.audio.container.sfa import Recording, pack, unpack
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
-from solfa.tokenizers.datasets.commands.tokenize_corpus import header_of
+from solfa.tokenizers.datasets.commands.shared_options import header_of
 from solfa.tokenizers.datasets.shards.shards import ShardWriter
 from solfa.tokenizers.training.train_prior import Clips, contexts, fit_book, kbps, to_integers
 

@@ -238,7 +238,9 @@ class TTS:
         return self._speak(split_sentences(text), style, person, generator, sampling, liveliness)
 
     def read_style(self, style: str | Style) -> Style:
-        """Attributes that an instruction asks for; attributes stay as they are."""
+        """Attributes that an instruction asks for; attributes stay as they are.  Raises: UserError for anything else."""
+        if not isinstance(style, str | Style):
+            raise UserError(f"a style should be an instruction in words, or a Style, not {type(style).__name__}")
         return self.styles.encode(style) if isinstance(style, str) else style
 
     def find_voice(self, name: str) -> Voice:

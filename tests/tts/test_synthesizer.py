@@ -269,3 +269,8 @@ def test_styles_reach_the_network(tts: TTS) -> None:
     calm, wild = tts.conditions(Style(rate=-1), tts.voices[1]), tts.conditions(Style(rate=1), tts.voices[1])
     assert calm.style[0, 0] == -1 and wild.style[0, 0] == 1
     assert isinstance(tts.styles, StyleEncoder)
+
+
+def test_a_style_of_another_type_is_one_sentence(tts: TTS) -> None:
+    with pytest.raises(UserError, match="a style should be an instruction in words, or a Style, not int"):
+        tts.say("Hello.", style=5)  # type: ignore[arg-type]

@@ -39,6 +39,7 @@ CUT_SLACK, CUT_SHARE = (
 UNKNOWN_FRAMES = 1 << 62  # and more: what libsndfile gives for a FLAC stream that states no length
 BLOCK = 1 << 18  # samples read at once, of all channels together
 FULL_SCALE = 32_767 / 32_768  # the largest sample that 16 bits hold
+LOUDEST = 64.0  # 36 dB above full scale: beyond it, floats are integers that nobody scaled
 
 
 class Audio(NamedTuple):
@@ -127,6 +128,8 @@ class AudioReader:
             loudest = float(max(block.max(), -block.min()))
             if not math.isfinite(loudest):
                 raise BadAudio("nan", f"{self.path} holds NaN or infinite samples")
+            if loudest > LOUDEST:
+                raise BadAudio("other", f"{self.path} has samples up to {loudest:.4g}, where -1 to 1 is full scale")
             self.source_samples += len(block)
             self.peak = max(self.peak, loudest)
             if loudest >= FULL_SCALE:

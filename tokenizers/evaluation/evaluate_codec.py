@@ -114,6 +114,8 @@ def _read_part(codec: Codec, clip: Clip, seconds: float) -> tuple[np.ndarray, in
     x = audio.samples[: int(seconds * codec.sample_rate)]
     if len(x) < SHORTEST * codec.sample_rate:
         raise UserError(f"{clip.path} is shorter than half a second")
+    if not x.any():
+        raise UserError(f"{clip.path} is silent")
     return x, audio.source_samples, audio.source_rate
 
 

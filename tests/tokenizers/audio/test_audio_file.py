@@ -202,3 +202,12 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, reques
             write_wav(path, sine(0.2, 24_000), 24_000)
     assert (tmp_path / "a.wav").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_integers_stored_as_floats_are_refused(tmp_path: Path) -> None:
+    wave = 3000.0 * np.sin(np.arange(4800) / 20).astype(np.float32)
+    soundfile.write(tmp_path / "unscaled.wav", wave, 24_000, subtype="FLOAT")
+    with pytest.raises(UserError, match="samples up to 3000, where -1 to 1 is full scale"):
+        read_audio(tmp_path / "unscaled.wav")
+    soundfile.write(tmp_path / "loud.wav", wave / 1000, 24_000, subtype="FLOAT")
+    assert np.abs(read_audio(tmp_path / "loud.wav").samples).max() > 2.9

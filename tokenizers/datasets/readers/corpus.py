@@ -44,10 +44,10 @@ def read_corpus(source: str | Path, exclude: Path | None = None) -> Corpus:
     if glob.has_magic(str(path)) or BRACES.search(str(path)):
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part) and not BRACES.search(part), path.parts))
         return _files(source, root, _matching(str(path), root, exclude))
-    if isinstance(source, str) and HUB_ID.fullmatch(source) and source.count("/") == 1 and source[0] != ".":
-        return read_corpus(download(source), exclude)
+    hub = isinstance(source, str) and HUB_ID.fullmatch(source) and source.count("/") == 1 and source[0] != "."
     raise UserError(
-        f"corpus {str(source)!r} does not exist: give a folder, a file, a glob, a manifest or a hub id (hf:owner/name)"
+        f"corpus {str(source)!r} does not exist: give a folder, a file, a glob, a manifest or a hub id "
+        f"({f'write hf:{source} for the data set of that name' if hub else 'hf:owner/name'})"
     )
 
 

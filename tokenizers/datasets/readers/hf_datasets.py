@@ -283,7 +283,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def download(source: str) -> Path:
-    """`owner/name`, `hf:owner/name` or `hf:owner/name/FOLDER` of the hub -> the folder here, kept in the hub's cache.
+    """`hf:owner/name` or `hf:owner/name/FOLDER` of the hub -> the folder here, kept in the hub's cache.
 
     Raises: UserError when it cannot be had.
     """

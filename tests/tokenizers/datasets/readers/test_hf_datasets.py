@@ -180,7 +180,7 @@ def test_a_row_without_audio_is_told_when_it_is_read(tmp_path: Path) -> None:
         read(second)
 
 
-@pytest.mark.parametrize("source", ["owner/no-such-set", "hf:owner/no-such-set", "hf:owner/no-such-set/clean"])
+@pytest.mark.parametrize("source", ["hf:owner/no-such-set", "hf:owner/no-such-set/clean"])
 def test_a_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
     import huggingface_hub.constants
 
@@ -200,8 +200,13 @@ def test_a_hub_id_that_is_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
     (cached / "refs").mkdir()
     (cached / "refs/main").write_text("abc")
     pq.write_table(table([1, 2]), cached / "snapshots/abc/clean/test-00000-of-00001.parquet")
-    check(read_corpus("owner/name"), [1, 2], "clean/", split="test")
+    check(read_corpus("hf:owner/name"), [1, 2], "clean/", split="test")
     check(read_corpus("hf:owner/name/clean"), [1, 2], split="test")
+
+
+def test_a_mistyped_path_is_no_hub_id() -> None:
+    with pytest.raises(UserError, match="does not exist: .*write hf:typo/clips"):
+        read_corpus("typo/clips")
 
 
 def test_what_is_no_hub_id(tmp_path: Path) -> None:

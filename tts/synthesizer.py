@@ -29,9 +29,10 @@ from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.text.sentences import split_sentences
 from solfa.tokenizers.text.tokenizer import Phones, TextTokenizer
 from solfa.tts.model import Conditions, TTSConfig, TTSModel, Voice, style_vector
-from solfa.tts.planner import REFERENCE_PITCH, SLOTS_PER_SECOND, Prosody, unscaled
+from solfa.tts.planner import REFERENCE_PITCH, Prosody, unscaled
 from solfa.tts.style.style_encoder import Style, StyleEncoder
 from solfa.tts.text_pieces import checked, split_style, style_and_sentences
+from solfa.tts.word_times import WordTime, word_times
 
 KIND = "tts"
 CARD = "README.md"
@@ -44,14 +45,6 @@ SPEAKING = SamplingConfig(
 LONG_PAUSE = 60  # slots that a [pause] tag lasts at least
 MAX_SEED = 2**64 - 1  # what torch.Generator takes
 MAX_VOICES_LISTED = 20  # in the message about an unknown voice
-
-
-class WordTime(NamedTuple):
-    """A word and when it is spoken, in seconds from the start."""
-
-    word: str
-    start: float
-    end: float
 
 
 @dataclass
@@ -389,14 +382,3 @@ def limited(samples: np.ndarray) -> np.ndarray:
     room = FULL - LINEAR
     samples[over] = np.sign(samples[over]) * (LINEAR + room * np.tanh((np.abs(samples[over]) - LINEAR) / room))
     return samples
-
-
-def word_times(phones: Phones, prosody: Prosody) -> list[WordTime]:
-    """When each word is spoken: exact, because the plan decides it.  prosody: of one sentence, on the CPU."""
-    ends = prosody.slots[0].cumsum(0) / SLOTS_PER_SECOND
-    starts = ends - prosody.slots[0] / SLOTS_PER_SECOND
-    times = []
-    for i, word in enumerate(phones.words):
-        own = [n for n, w in enumerate(phones.word_index) if w == i]
-        times.append(WordTime(word, round(float(starts[own[0]]), 3), round(float(ends[own[-1]]), 3)))
-    return times

@@ -24,7 +24,6 @@ from solfa.core.atomic import write_bytes
 from solfa.core.errors import UserError
 from solfa.core.output import check_output
 from solfa.core.progress import track
-from solfa.tokenizers.audio.audio_file import read_audio
 from solfa.tokenizers.audio.codec import Codec
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.datasets.readers.corpus import Clip, read_corpus
@@ -110,7 +109,7 @@ def read_row(codec: Codec, tokens: TokenDataset, index: int, clips: dict[str, Cl
 
 def _read_part(codec: Codec, clip: Clip, seconds: float) -> tuple[np.ndarray, int, int]:
     """-> float32 (n,) at the codec's rate, and samples and rate of the source."""
-    audio = read_audio(clip.path, codec.sample_rate, clip.data() if clip.data else None, clip.span)
+    audio = clip.read(codec.sample_rate)
     x = audio.samples[: int(seconds * codec.sample_rate)]
     if len(x) < SHORTEST * codec.sample_rate:
         raise UserError(f"{clip.path} is shorter than half a second")

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solfa.tokenizers.audio.audio_file import read_audio
 from solfa.tokenizers.audio.model.audio_tokenizer import AudioTokenizer
 from solfa.tokenizers.datasets.readers.corpus import read_corpus
 from solfa.tokenizers.training.ema_codebooks import EMAResidualVQ
@@ -41,8 +40,7 @@ def latents(model: AudioTokenizer, folder: str, clips: int) -> list[Tensor]:
     found = []
     with torch.inference_mode():
         for clip in read_corpus(folder):
-            data = clip.data() if clip.data else None
-            wav = torch.from_numpy(read_audio(clip.path, model.sample_rate, data, clip.span).samples)
+            wav = torch.from_numpy(clip.read(model.sample_rate).samples)
             wav = wav[: min(len(wav), 20 * model.sample_rate) // model.hop * model.hop]
             found.append(model.encoder(wav[None])[0][0].clone())
             if len(found) == clips:

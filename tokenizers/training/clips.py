@@ -20,7 +20,6 @@ from torch import Tensor
 from solfa.core.atomic import write_bytes
 from solfa.core.errors import UserError
 from solfa.core.progress import track
-from solfa.tokenizers.audio.audio_file import read_audio
 from solfa.tokenizers.audio.bad_audio import BadAudio
 from solfa.tokenizers.audio.model.features import MEAN_F0
 from solfa.tokenizers.datasets.readers.clip import Clip
@@ -101,8 +100,7 @@ def _load(job: tuple[Source, int, int]) -> tuple[np.ndarray, np.ndarray] | tuple
     """(source, rate, hop) -> float16 samples and F0; or why the clip cannot be used, as a word and a sentence."""
     (clip, _, speech), rate, hop = job
     try:
-        data = clip.data() if clip.data else None
-        x = read_audio(clip.path, rate, data, clip.span).samples[: int(MAX_SECONDS * rate)]
+        x = clip.read(rate).samples[: int(MAX_SECONDS * rate)]
     except BadAudio as e:
         return e.kind, str(e)
     except UserError as e:

@@ -17,7 +17,6 @@ from solfa.core.errors import UserError
 from solfa.core.output import check_output
 from solfa.core.progress import Progress
 from solfa.core.torchaudio_functional import functional
-from solfa.tokenizers.audio.audio_file import read_audio
 from solfa.tokenizers.datasets.readers.corpus import read_corpus
 from solfa.tokenizers.text.tokenizer import VOWELS, TextTokenizer
 from solfa.tts.data.measure import measure_unlabelled
@@ -158,7 +157,7 @@ def read_recordings(references: str, count: int) -> list[tuple[str, np.ndarray, 
         raise UserError(f"{references} has no texts to compare with")
     recordings = []
     for clip in spread(clips, count):
-        audio = read_audio(clip.path, data=clip.data() if clip.data else None, span=clip.span)
+        audio = clip.read()
         recordings.append((str(clip.row["text"]), audio.samples, audio.sample_rate))
     return recordings
 
